@@ -1,0 +1,140 @@
+"""Write continuations or answers: from prompts given here, in a file, or one a line on standard input.
+
+Without --search the likeliest token is taken (greedy), or tokens are drawn if --temperature, --top-k, --top-p or
+--num-samples is given. Other settings go through --set, by the recipe's names: see `posttrain explain generate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from posttrain.cli.arguments import Parser, given
+from posttrain.cli.commands import Request
+from posttrain.core.errors import BadRequest
+
+if TYPE_CHECKING:
+    from posttrain.decode.generation import Generations
+    from posttrain.models.language_model import LanguageModel
+
+
+def add_arguments(parser: Parser) -> None:
+    """Model, prompts, and the settings that are asked for most."""
+    parser.add_argument("model", help="an alias, a folder, a .gguf file, hub:owner/name or wheel:NAME")
+    parser.add_argument("prompts", nargs="*", metavar="prompt", help="what to continue; after -- it may begin with -")
+    parser.add_argument("--batch-file", metavar="F", help='prompts: one a line, or JSON Lines with {"prompt": …}')
+    parser.add_argument("--search", metavar="METHOD", help="how tokens are chosen, as in `posttrain list search`")
+    parser.add_argument("--temperature", type=float, metavar="X", help="flatter above 1, sharper below")
+    parser.add_argument("--top-k", type=int, metavar="N", help="draw from the N likeliest tokens only")
+    parser.add_argument(
+        "--top-p", type=float, metavar="X", help="draw from the fewest tokens that hold this probability"
+    )
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens written for each prompt")
+    parser.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end a text where this appears; may be repeated"
+    )
+    parser.add_argument("--chat", action="store_true", help="ask through the model's chat template")
+    parser.add_argument("--num-samples", type=int, metavar="N", help="texts for each prompt")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="prompts at once; never changes what is written")
+    parser.add_recipe_options("search.beam.width=4")
+
+
+def run(request: Request) -> dict[str, Any]:
+    """`generations` in the prompts' order, `tokens_per_second`, `prefill_seconds`, `decode_seconds`."""
+    from posttrain.cli.single_steps import part
+    from posttrain.core import catalog
+    from posttrain.core.recipe import apply_overrides
+
+    options = request.options
+    settings = {"prompts": _prompts(options), "chat": options.chat, **_search(options)}
+    settings |= given(options, "max_new_tokens", "stop", "batch_size")
+    values, place = part(apply_overrides(settings, options.set), options.seed)
+    step = catalog.find("step", "generate").parse(values, "generate")
+    seed = place.pop("seed", 0)
+
+    from posttrain.models.sources import load
+
+    model = load(options.model, **place)
+    if options.json or not _streams(len(settings["prompts"]), options.num_samples or 1):
+        return _result(_generate(model, step, seed))
+    with request.clear_progress():
+        found = _generate(model, step, seed, on_text=lambda _, text: print(text, end="", flush=True))
+        print()
+    return _result(found)
+
+
+def _streams(prompts: int, samples: int) -> bool:
+    """Whether the text is shown while it is written: there is one, and somebody watches."""
+    return sys.stdout.isatty() and prompts == samples == 1
+
+
+def _generate(model: LanguageModel, step: Any, seed: int, **watching: Any) -> Generations:
+    from posttrain.decode.generation import generate
+
+    return generate(
+        model,
+        step.prompts[: step.limit],
+        search=step.search,
+        processors=step.process,
+        max_new_tokens=step.max_new_tokens,
+        stop=step.stop,
+        seed=seed,
+        batch_size=step.batch_size,
+        chat=step.chat,
+        **watching,
+    )
+
+
+def _result(found: Generations) -> dict[str, Any]:
+    return {
+        "generations": [asdict(generation) for generation in found.generations],
+        "new_tokens": found.new_tokens,
+        "tokens_per_second": found.tokens_per_second,
+        "prefill_seconds": found.prefill_seconds,
+        "decode_seconds": found.decode_seconds,
+    }
+
+
+def _search(options: argparse.Namespace) -> dict[str, Any]:
+    """The search block, if one is asked for: sampling settings without a search mean sampling."""
+    settings = given(options, "temperature", "top_k", "top_p", "num_samples")
+    if options.search is None and not settings:
+        return {}
+    return {"search": {options.search or "sampling": settings}}
+
+
+def _prompts(options: argparse.Namespace) -> list[str]:
+    """Prompts from the command line, else from the file, else from standard input."""
+    if options.prompts and options.batch_file:
+        raise BadRequest("Prompts are given here and in --batch-file.", "Give them in one place.")
+    if options.prompts:
+        return list(options.prompts)
+    if options.batch_file:
+        from posttrain.pipeline.steps.generate import read_prompts
+
+        return read_prompts(options.batch_file)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise BadRequest("There is no prompt.", "Give one after the model, in --batch-file, or on standard input.")
+    prompts = [line for line in sys.stdin.read().splitlines() if line.strip()]
+    if not prompts:
+        raise BadRequest("Standard input holds no prompt.", "Give one a line.")
+    return prompts
+
+
+def show(result: dict[str, Any]) -> None:
+    """The texts, unless they were streamed; to somebody who watches also how fast they were written."""
+    from rich.text import Text
+
+    from posttrain.cli.presentation import write
+    from posttrain.pipeline.quantities import number
+
+    generations = result["generations"]
+    if len(generations) > 1:
+        for generation in generations:
+            write(Text(generation["prompt"], "bold"), Text(generation["text"]), "")
+    elif not _streams(1, len(generations)):
+        print(generations[0]["text"])
+    if sys.stdout.isatty():
+        write(Text(f"{number(result['tokens_per_second'])} tokens a second", "dim"))

@@ -1,0 +1,65 @@
+"""What a setting accepts, in words: read off a settings class's fields."""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from posttrain.core import catalog
+from posttrain.core.files import jsonable
+from posttrain.core.settings import help_of
+
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "none"}
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "multiple of", "min_length": "length ≥"}
+
+
+def settings_of(cls: type[BaseModel]) -> list[dict[str, Any]]:
+    """Every field of a settings class: its name as written in a recipe, type, default, whether it is required, help."""
+    meanings = help_of(cls)
+    return [
+        {
+            "name": field.alias or name,
+            "type": _type_of(name, field),
+            "default": None if field.is_required() else _default(field),
+            "required": field.is_required(),
+            "help": meanings[name],
+        }
+        for name, field in cls.model_fields.items()
+    ]
+
+
+def _default(field: FieldInfo) -> Any:
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, BaseModel):
+        return catalog.dump(value)
+    return jsonable(value)
+
+
+def _type_of(name: str, field: FieldInfo) -> str:
+    words = _words(field.annotation)
+    if field.annotation is Any and name in catalog.FAMILIES:
+        words = f"a method: {', '.join(catalog.terms(name))}"
+    bounds = [
+        f"{sign} {getattr(item, key)}" for item in field.metadata for key, sign in _BOUNDS.items() if hasattr(item, key)
+    ]
+    return ", ".join([words, *bounds])
+
+
+def _words(annotation: Any) -> str:
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _words(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_words, arguments))
+    if origin in (list, tuple, set):
+        return f"list of {' and '.join(_words(each) for each in arguments if each is not Ellipsis)}"
+    if origin is dict:
+        return f"mapping of {_words(arguments[0])} to {_words(arguments[1])}"
+    return "any" if annotation is Any else getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,1 @@
+"""The ground everything stands on: catalog, settings, recipe, runtime, files, events, errors."""

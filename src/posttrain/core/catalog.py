@@ -1,0 +1,193 @@
+"""The catalog: the folder is the registry.
+
+``adapt: {lora: {rank: 8}}`` names the family `adapt` and the term `lora`; the catalog imports ``posttrain/adapt/lora.py``
+and takes its one public class that satisfies the family's contract. Nothing is listed by hand and nothing is imported
+before it is used. A class of one's own is given as ``my.module:Class``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from posttrain.core.errors import BadRequest, did_you_mean
+from posttrain.core.settings import Settings
+
+# The folders whose files are methods, and the name of the contract in each folder's __init__.
+FAMILIES = {
+    "source": ("posttrain.models.sources", "Source"),
+    "adapt": ("posttrain.adapt", "Adapter"),
+    "objective": ("posttrain.train.objectives", "Objective"),
+    "quantize": ("posttrain.quantize.methods", "Quantizer"),
+    "process": ("posttrain.decode.processors", "LogitsProcessor"),
+    "search": ("posttrain.decode.search", "Search"),
+    "measure": ("posttrain.measure", "Metric"),
+    "schedule": ("posttrain.train.schedules", "Schedule"),
+    "step": ("posttrain.pipeline.steps", "Step"),
+}
+
+
+def family_package(family: str) -> str:
+    """The import path of a family's folder.
+
+    Raises:
+        BadRequest: If there is no such family.
+    """
+    if family not in FAMILIES:
+        raise BadRequest(f"There is no family '{family}'.", did_you_mean(family, FAMILIES))
+    return FAMILIES[family][0]
+
+
+@cache
+def family_folder(family: str) -> Path:
+    """The folder that holds a family's methods; found without importing the family."""
+    package = family_package(family)
+    root = Path(__file__).resolve().parents[1]
+    return root.joinpath(*package.split(".")[1:])
+
+
+def terms(family: str) -> list[str]:
+    """All method names of a family, from the file names alone."""
+    return sorted(p.stem for p in family_folder(family).glob("*.py") if not p.stem.startswith("_"))
+
+
+def summary(family: str, term: str) -> str:
+    """First sentence of a method's module docstring, read without importing it."""
+    text = (family_folder(family) / f"{term}.py").read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    return " ".join(docstring.split("\n\n")[0].split())
+
+
+def contract(family: str) -> type:
+    """The class that every method of the family subclasses."""
+    package, name = FAMILIES[family_package(family) and family]
+    return getattr(importlib.import_module(package), name)
+
+
+def find(family: str, term: str) -> type[Any]:
+    """The class of a method.
+
+    Args:
+        family: For example ``adapt``.
+        term: A file name of the family's folder (dashes and underscores are the same), or ``my.module:Class``.
+
+    Raises:
+        BadRequest: If there is no such method, or the outsider's class can't be imported or breaks the contract.
+    """
+    base = contract(family)
+    if ":" in term:
+        return _outside(family, term, base)
+    name = term.replace("-", "_").lower()
+    if name not in terms(family):
+        raise BadRequest(f"There is no method '{term}' in '{family}'.", did_you_mean(term, terms(family)))
+    module = importlib.import_module(f"{family_package(family)}.{name}")
+    found = _own_subclasses(module.__name__, base)
+    if len(found) != 1:
+        raise TypeError(f"{module.__name__} must define exactly one public {base.__name__}, found {found}")
+    return found[0]
+
+
+def _own_subclasses(module_name: str, base: type) -> list[type]:
+    return [
+        value
+        for name, value in vars(sys.modules[module_name]).items()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module_name
+        and not name.startswith("_")
+    ]
+
+
+def _outside(family: str, reference: str, base: type) -> type[Any]:
+    module_name, _, class_name = reference.partition(":")
+    if str(Path.cwd()) not in sys.path:  # a class beside the recipe, as with `python -m`
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise BadRequest(
+            f"'{reference}' can't be imported: {error}.", "Install it, or run from the folder that holds it."
+        ) from error
+    found = getattr(module, class_name, None)
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise BadRequest(f"'{reference}' is not a {base.__name__}.", f"Subclass {base.__module__}.{base.__name__}.")
+    return found
+
+
+def term_of(method: Any) -> str:
+    """The name under which a recipe reaches this method (instance or class)."""
+    cls = method if inspect.isclass(method) else type(method)
+    package, _, stem = cls.__module__.rpartition(".")
+    if any(package == folder for folder, _ in FAMILIES.values()):
+        return stem
+    return f"{cls.__module__}:{cls.__name__}"
+
+
+def build(family: str, block: Any, where: str = "") -> Any:
+    """Make a method from a recipe block.
+
+    Args:
+        family: For example ``adapt``.
+        block: ``"lora"``, ``{"lora": {"rank": 8}}``, ``{"lora": None}`` or an instance, which is returned as it is.
+        where: Place in the recipe for error messages.
+
+    Raises:
+        BadRequest: On anything else, an unknown term or unknown settings.
+    """
+    base = contract(family)
+    if isinstance(block, base):
+        return block
+    where = f"{where}.{family}" if where else family
+    if isinstance(block, str):
+        block = {block: None}
+    if not isinstance(block, dict) or len(block) != 1:
+        raise BadRequest(
+            f"'{where}' expects one method, as in {{{terms(family)[0]}: {{…}}}}, not {block!r}.",
+            f"Known: {', '.join(terms(family))}.",
+        )
+    ((term, values),) = block.items()
+    cls = find(family, str(term))
+    if not issubclass(cls, Settings):
+        raise TypeError(f"{cls} must be a Settings")
+    return cls.parse(values, f"{where}.{term}")
+
+
+def dump(method: Any) -> dict[str, Any]:
+    """The recipe block that `build` would turn into this method again."""
+    return {term_of(method): method.model_dump(mode="json")}
+
+
+def block(family: str) -> Any:
+    """Type of a settings field that holds one method of a family: ``adapt: block("adapt")``."""
+    return Annotated[
+        Any,
+        BeforeValidator(lambda value: None if value is None else build(family, value)),
+        PlainSerializer(lambda value: None if value is None else dump(value), return_type=dict[str, Any] | None),
+    ]
+
+
+def blocks(family: str) -> Any:
+    """Type of a settings field that holds a list of methods, written as a list or as one mapping, in written order."""
+
+    def parse(value: Any) -> list[Any]:
+        if value is None:
+            return []
+        if isinstance(value, dict):
+            value = [{term: settings} for term, settings in value.items()]
+        if isinstance(value, str):
+            value = [value]
+        return [build(family, item) for item in value]
+
+    return Annotated[
+        list[Any],
+        BeforeValidator(parse),
+        PlainSerializer(lambda value: [dump(item) for item in value], return_type=list[dict[str, Any]]),
+    ]

@@ -1,0 +1,146 @@
+"""The machine under the work: device, precision, seeds, threads, memory.
+
+Distributed execution reads the usual environment of ``torchrun`` (RANK, WORLD_SIZE); this module only reports it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+from posttrain.core.errors import BadRequest, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16"}
+
+
+def device(name: str = "auto") -> torch.device:
+    """The device to work on: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        BadRequest: If the named device isn't there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise BadRequest(f"There is no device '{name}'.", "Use auto, cpu, cuda, cuda:N or mps.") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise BadRequest("No CUDA device is visible to torch on this machine.", "Use --set device=cpu.")
+    return chosen
+
+
+def dtype(name: str) -> torch.dtype:
+    """A torch dtype from its usual names.
+
+    Raises:
+        BadRequest: If the name is unknown.
+    """
+    import torch
+
+    if name not in _DTYPES:
+        raise BadRequest(f"There is no dtype '{name}'.", did_you_mean(name, _DTYPES))
+    return getattr(torch, _DTYPES[name])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state of every random generator: tensors, and JSON-able values."""
+    import numpy
+    import torch
+
+    version, words, gauss = random.getstate()
+    algorithm, keys, position, has_gauss, cached = numpy.random.get_state()  # type: ignore[misc]
+    tensors = {
+        "random.torch": torch.get_rng_state(),
+        "random.numpy": torch.from_numpy(numpy.asarray(keys, dtype=numpy.int64)),
+    }
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    state = {"python": [version, list(words), gauss], "numpy": [algorithm, int(position), int(has_gauss), float(cached)]}
+    return tensors, state
+
+
+def restore_random_state(tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    """Set every random generator back to what `random_state` returned."""
+    import numpy
+    import torch
+
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    algorithm, position, has_gauss, cached = state["numpy"]
+    keys = tensors["random.numpy"].numpy().astype(numpy.uint32)
+    numpy.random.set_state((algorithm, keys, position, has_gauss, cached))
+    torch.set_rng_state(tensors["random.torch"].to(torch.uint8))
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"].to(torch.uint8))
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def device_memory_mb() -> float | None:
+    """Peak memory allocated on the CUDA device in MiB; None without CUDA."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def machine() -> dict[str, Any]:
+    """What this runs on, for cards and reports: processor, cores, memory, system and library versions."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    facts: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+    for package in ("posttrain", "torch", "transformers"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "unknown"
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        facts["threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Data: records, data sets, chat templates, and batches of packed tokens."""

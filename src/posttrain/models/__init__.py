@@ -1,0 +1,1 @@
+"""Language models: where they come from, what they are made of, and how one pass through them is run."""

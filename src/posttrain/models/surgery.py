@@ -1,0 +1,103 @@
+"""Surgery on a network: find modules by rule, replace them, put the old ones back.
+
+A rule is a group (`attention`, `mlp`, `all-linear`, `embeddings`), the end of a module's dotted name (`q_proj`,
+`layers.0.mlp.up_proj`), or a regular expression that matches the whole dotted name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from posttrain.core.errors import BadRequest, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+GROUPS = ("attention", "mlp", "all-linear", "embeddings")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map with a 2-D weight: nn.Linear, GPT-2's Conv1D, or one that says so (`is_linear`)."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D" or getattr(module, "is_linear", False)
+
+
+def features(module: nn.Module) -> tuple[int, int]:
+    """(inputs, outputs) of a linear map or an embedding."""
+    if isinstance(module, nn.Embedding):
+        return module.num_embeddings, module.embedding_dim
+    if type(module).__name__ == "Conv1D":
+        return module.weight.shape[0], module.weight.shape[1]
+    return int(module.in_features), int(module.out_features)
+
+
+def _is_head(network: PreTrainedModel, module: nn.Module) -> bool:
+    head = network.get_output_embeddings()
+    return head is not None and module in set(head.modules())
+
+
+def _in_group(name: str, group: str) -> bool:
+    """Membership by the words in the dotted path; transformers' architectures name these blocks consistently."""
+    words = name.lower()
+    if group == "attention":
+        return "attn" in words or "attention" in words
+    return any(word in words for word in ("mlp", "feed_forward", "ffn", "fc1", "fc2", "intermediate", "output.dense"))
+
+
+def select(network: PreTrainedModel, targets: str | Sequence[str]) -> dict[str, nn.Module]:
+    """Modules that the rules name, by dotted name, in the network's order.
+
+    Args:
+        network: The network to search. The vocabulary head is selected only when a rule names it.
+        targets: One rule or several.
+
+    Raises:
+        BadRequest: If a rule selects nothing, with the names there are.
+    """
+    rules = [targets] if isinstance(targets, str) else list(targets)
+    candidates = {
+        name: module
+        for name, module in network.named_modules()
+        if is_linear(module) or isinstance(module, nn.Embedding)
+    }
+    chosen: set[str] = set()
+    for rule in rules:
+        found = {name for name, module in candidates.items() if _matches(network, name, module, rule)}
+        if not found:
+            known = {name.rsplit(".", 1)[-1] for name in candidates} | set(GROUPS)
+            raise BadRequest(f"No module of {type(network).__name__} matches '{rule}'.", did_you_mean(rule, known))
+        chosen |= found
+    return {name: module for name, module in candidates.items() if name in chosen}
+
+
+def _matches(network: PreTrainedModel, name: str, module: nn.Module, rule: str) -> bool:
+    if rule == "embeddings":
+        return isinstance(module, nn.Embedding) and module in set(network.get_input_embeddings().modules())
+    if rule == "all-linear":
+        return is_linear(module) and not _is_head(network, module)
+    if rule == "mlp":
+        return is_linear(module) and _in_group(name, "mlp") and not _in_group(name, "attention")
+    if rule == "attention":
+        return is_linear(module) and _in_group(name, "attention") and not _pooler(name)
+    if name == rule or name.endswith(f".{rule}"):
+        return True
+    try:
+        return re.fullmatch(rule, name) is not None
+    except re.error:
+        return False
+
+
+def _pooler(name: str) -> bool:
+    return "pooler" in name.lower()
+
+
+def replace(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Put `module` in the place `name`; returns the one that was there."""
+    parent_name, _, attribute = name.rpartition(".")
+    parent = network.get_submodule(parent_name)
+    before = getattr(parent, attribute)
+    setattr(parent, attribute, module)
+    return before

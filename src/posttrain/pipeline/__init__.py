@@ -1,0 +1,1 @@
+"""The pipeline: a recipe's steps in order, each cached by what went into it, resumed where it stopped, and reported."""

@@ -1,0 +1,98 @@
+"""The contract of a recipe step: settings in, an outcome out.
+
+Each file of this folder is one recipe key. A step receives the model the last one left, works in a folder of its own,
+and returns numbers, views for the report and perhaps a new model. Order, caching, resuming and reporting are not its
+business.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import Field
+
+from posttrain.core.settings import Settings
+from posttrain.models.language_model import LanguageModel
+from posttrain.pipeline.views import View
+
+
+@dataclass
+class Context:
+    """What a step may use.
+
+    Attributes:
+        load: Gives the model of an earlier step by name, ``base`` for the recipe's own; loaded anew, safe to change.
+        folder: The step's own folder; what lies there survives an interruption.
+        seed: Random generators are already seeded with it.
+        model_name: Name of the model this step works on.
+        results: Results of the earlier steps by name.
+        keys: Content keys of the earlier steps by name.
+        current: Gives the model this step works on; a step that changes it must return it as its new model.
+    """
+
+    load: Callable[[str], LanguageModel]
+    folder: Path
+    seed: int
+    model_name: str
+    results: dict[str, dict[str, Any]]
+    keys: dict[str, str]
+    current: Callable[[], LanguageModel]
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model this step works on, loaded when first asked for."""
+        return self.current()
+
+
+@dataclass
+class Outcome:
+    """What a step leaves.
+
+    Attributes:
+        result: JSON-able numbers and texts; goes to ``summary.json``.
+        views: What the report shows, in order.
+        model: The new model, if the step made one.
+        save: Writes the new model to a folder; required with `model`.
+    """
+
+    result: dict[str, Any]
+    views: list[View] = field(default_factory=list)
+    model: LanguageModel | None = None
+    save: Callable[[Path], None] | None = None
+
+
+class Step(Settings):
+    """One entry of a recipe's `steps`."""
+
+    # A step whose body is itself a method block, as in `quantize: {dynamic: {}}`, names the field that takes it.
+    body: ClassVar[str | None] = None
+
+    name: str | None = None
+    """The step's name, by which later steps and `from` refer to its model; by default its recipe key."""
+
+    source: str | None = Field(None, alias="from")
+    """Name of the earlier step whose model to work on (`base`: the recipe's own); by default the last model made."""
+
+    @classmethod
+    def parse(cls, values: Any, where: str = "") -> Self:
+        """Validate a recipe entry; keys that aren't fields are the body's method block."""
+        if cls.body and isinstance(values, str):
+            values = {values: None}
+        if cls.body and isinstance(values, dict) and cls.body not in values:
+            known = {n for n in cls.model_fields} | {f.alias for f in cls.model_fields.values() if f.alias}
+            own = {k: v for k, v in values.items() if k in known}
+            rest = {k: v for k, v in values.items() if k not in known}
+            values = {**own, cls.body: rest} if rest else own
+        return super().parse(values, where)
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        """What besides the settings, the seed and the model decides the outcome: hashes of data, earlier results."""
+        return {}
+
+    @abstractmethod
+    def run(self, context: Context) -> Outcome:
+        """Do the work."""

@@ -1,0 +1,75 @@
+"""audit: what a data set will teach this model, before anything is trained: rows, tokens, and which tokens carry loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from posttrain.data import audit as auditing
+from posttrain.data import dataset
+from posttrain.data.chat_template import TrainOn
+from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.views import facts, masked_text, note
+
+
+class Audit(Step):
+    """Look at the training mask of a data set."""
+
+    data: str
+    """The data set: a file, hub:owner/name or builtin:NAME."""
+
+    kind: str | None = None
+    """Kind of records; found out from the columns when not given."""
+
+    columns: dict[str, str] = {}
+    """Maps the names posttrain uses (prompt, completion …) to the file's own."""
+
+    split: str | None = None
+    """Split of a hub data set."""
+
+    max_length: int | None = Field(None, ge=2)
+    """Most tokens a record may have; the model's context when not given."""
+
+    train_on: TrainOn = "completion"
+    """Learn the completion (the assistant's messages), or all tokens."""
+
+    chat: bool | None = None
+    """Render through the chat template; by default messages are, and prompt + completion are not."""
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        """The data's hash."""
+        records = self._read()
+        return {"data": {"source": records.source, "hash": records.hash}}
+
+    def _read(self) -> dataset.Dataset:
+        return dataset.read(self.data, kind=self.kind, columns=self.columns, split=self.split)
+
+    def run(self, context: Context) -> Outcome:
+        """Audit and show the first record with its mask."""
+        model = context.model
+        limit = self.max_length or model.context_length
+        found = auditing.audit(
+            self._read(), model.tokenizer, max_length=limit, train_on=self.train_on, chat=self.chat
+        )
+        result = found.to_dict()
+        pieces = result.pop("samples", [])
+        shown = {
+            "records": found.rows,
+            "tokens": found.tokens,
+            "tokens that carry loss": found.loss_tokens,
+            "share that carries loss": found.loss_share,
+            "longest record (tokens)": found.longest,
+            "median record (tokens)": found.median_length,
+            f"records longer than {limit} tokens": found.truncated,
+            "records without loss": found.no_loss,
+            "repeated records": found.duplicates,
+        }
+        views = [facts("What will be learned", shown)]
+        if found.loss_tokens == 0:
+            views.append(note("No token carries loss: training on this set would change nothing.", "warning"))
+        if found.truncated:
+            views.append(note(f"{found.truncated} records are longer than {limit} tokens.", "warning"))
+        if pieces:
+            views.append(masked_text("The first record as the model sees it", pieces[0]))
+        return Outcome(result, views)

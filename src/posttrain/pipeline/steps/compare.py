@@ -1,0 +1,120 @@
+"""compare: the current model beside earlier ones, in quality, bytes, speed and words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from posttrain.core import catalog
+from posttrain.core.errors import BadRequest
+from posttrain.decode.engine import generate
+from posttrain.measure import Measurement, ModelMetric
+from posttrain.models.language_model import LanguageModel
+from posttrain.pipeline.speed import tokens_per_second
+from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.steps.generate import read_prompts
+from posttrain.pipeline.views import View, samples, scatter, table
+
+
+class Compare(Step):
+    """Put models side by side."""
+
+    with_: str | list[str] = Field("base", alias="with")
+    """Names of the steps whose models to compare with; `base` is the recipe's own."""
+
+    on: list[str | dict[str, Any]] = ["perplexity", "size", "speed", "samples"]
+    """What to compare: size, speed, samples, and metrics by name or as blocks."""
+
+    prompts: list[str] | str = "builtin:prompts"
+    """Prompts of the samples."""
+
+    chat: bool = True
+    """Ask the prompts through the chat template."""
+
+    max_new_tokens: int = Field(48, ge=1)
+    """Length of the samples."""
+
+    sampling: catalog.block("search") = Field(  # type: ignore[valid-type]
+        default_factory=lambda: {"sampling": {"temperature": 0.7, "top_p": 0.9}}
+    )
+    """How the sampled texts are drawn, beside the greedy ones; null leaves them out."""
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        """Keys of the models compared with, and hashes of what the metrics read."""
+        found: dict[str, Any] = {"with": {name: context.keys.get(name) for name in self._names()}}
+        for metric in self._metrics():
+            found |= metric.inputs()
+        return found
+
+    def _names(self) -> list[str]:
+        return [self.with_] if isinstance(self.with_, str) else list(self.with_)
+
+    def _wants(self, what: str) -> bool:
+        return what in self.on
+
+    def _metrics(self) -> list[ModelMetric]:
+        own = {"size", "speed", "samples"}
+        metrics = [catalog.build("measure", item, "compare.on") for item in self.on if item not in own]
+        for metric in metrics:
+            if not isinstance(metric, ModelMetric):
+                raise BadRequest(f"compare.on: {catalog.term_of(metric)} doesn't measure a model.")
+        return metrics
+
+    def run(self, context: Context) -> Outcome:
+        """Measure every model the same way, one after the other."""
+        rows: dict[str, dict[str, Any]] = {}
+        texts: dict[str, list[list[str]]] = {}
+        for name in [*self._names(), context.model_name]:
+            model = context.model if name == context.model_name else context.load(name)
+            rows[name] = self._row(model)
+            if self._wants("samples"):
+                texts[name] = self._samples(model, context.seed)
+        result: dict[str, Any] = {"models": rows}
+        views = _views(rows)
+        if texts:
+            prompts = read_prompts(self.prompts)
+            for kind, title in enumerate(["Greedy answers", "Sampled answers"][: len(next(iter(texts.values())))]):
+                shown = [[p, *(texts[n][kind][i] for n in texts)] for i, p in enumerate(prompts)]
+                views.append(samples(title, ["prompt", *texts], shown))
+                result[title.lower().replace(" ", "_")] = [dict(zip(["prompt", *texts], row)) for row in shown]
+        return Outcome(result, views)
+
+    def _row(self, model: LanguageModel) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        for metric in self._metrics():
+            found: Measurement = metric.measure(model)
+            row[found.name] = found.value
+            row[f"{found.name}_interval"] = list(found.interval) if found.interval else None
+        if self._wants("size"):
+            row["bytes"] = model.nbytes()
+        if self._wants("speed"):
+            row["tokens_per_second"] = tokens_per_second(model)
+        return row
+
+    def _samples(self, model: LanguageModel, seed: int) -> list[list[str]]:
+        searches = [catalog.build("search", "greedy")] + ([self.sampling] if self.sampling else [])
+        prompts = read_prompts(self.prompts)
+        return [
+            [
+                g.text
+                for g in generate(
+                    model, prompts, search=search, max_new_tokens=self.max_new_tokens, seed=seed, chat=self.chat
+                ).generations
+            ]
+            for search in searches
+        ]
+
+
+def _views(rows: dict[str, dict[str, Any]]) -> list[View]:
+    columns = [key for key in next(iter(rows.values())) if not key.endswith("_interval")]
+    labels = {"bytes": "bytes in memory", "tokens_per_second": "new tokens a second"}
+    shown = [[name, *(row[key] for key in columns)] for name, row in rows.items()]
+    views = [table("Side by side", ["model", *(labels.get(c, c) for c in columns)], shown)]
+    if "perplexity" in columns and "bytes" in columns:
+        points = {name: (row["bytes"] / 1e6, row["perplexity"]) for name, row in rows.items()}
+        views.append(scatter("Quality against size", "size (MB)", "perplexity (lower is better)", points))
+    if "perplexity" in columns and "tokens_per_second" in columns:
+        points = {name: (row["tokens_per_second"], row["perplexity"]) for name, row in rows.items()}
+        views.append(scatter("Quality against speed", "new tokens a second", "perplexity (lower is better)", points))
+    return views

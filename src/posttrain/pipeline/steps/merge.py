@@ -1,0 +1,27 @@
+"""merge: fold the adapter into the model's own weights; from then on it costs nothing."""
+
+from __future__ import annotations
+
+from posttrain.core.errors import BadRequest
+from posttrain.models import saving
+from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.views import note
+
+
+class Merge(Step):
+    """Fold the adapter into the weights."""
+
+    def run(self, context: Context) -> Outcome:
+        """Merge in place.
+
+        Raises:
+            BadRequest: If the model carries no adapter.
+        """
+        model = context.model
+        if model.adapter is None:
+            raise BadRequest(f"{context.model_name} carries no adapter to merge.", "Put `merge` after a `train` step.")
+        model.adapter.merge(model.network)
+        model.adapter = None
+        result = {"parameters": model.parameter_count(), "bytes": model.nbytes()}
+        text = "The adapter is now part of the weights: the same outputs, and no extra work when generating."
+        return Outcome(result, [note(text)], model, lambda folder: saving.save(model, folder))

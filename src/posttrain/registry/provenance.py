@@ -1,0 +1,70 @@
+"""Provenance: the card that lies beside every model, and the lineage drawn from cards.
+
+A card says from which parents, with which settings, data, seed and versions a model was made.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from posttrain.core import runtime
+from posttrain.models.language_model import LanguageModel
+
+FORMAT = "posttrain-card/1"
+
+
+def new_card(
+    parent: LanguageModel, *, name: str, made_by: dict[str, Any], inputs: dict[str, Any], seed: int, key: str = ""
+) -> dict[str, Any]:
+    """The card of a model made from another.
+
+    Args:
+        parent: The model it was made from; its card is carried along whole.
+        name: Name of the new model.
+        made_by: The recipe step, ``{verb: settings}``.
+        inputs: Hashes of the data that went in.
+        seed: Seed of the step.
+        key: Content key of the step.
+    """
+    before = parent.card
+    return {
+        "format": FORMAT,
+        "name": name,
+        "base": before.get("base") or {"reference": parent.reference, "source": before.get("source")},
+        "licence": before.get("licence") or before.get("license"),
+        "parents": [{"name": before.get("name", parent.reference), "key": before.get("key")}],
+        "history": [
+            *before.get("history", []),
+            {"name": name, "made_by": made_by, "inputs": inputs, "seed": seed, "key": key},
+        ],
+        "surgery": before.get("surgery", []),
+        "key": key,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {k: v for k, v in runtime.machine().items() if k in ("posttrain", "torch", "transformers", "python")},
+    }
+
+
+def lineage(card: dict[str, Any]) -> dict[str, list[Any]]:
+    """Nodes and edges of a model's history, for printing and drawing.
+
+    Returns:
+        ``{"nodes": [{id, label, kind, detail}], "edges": [[from, to, label]]}`` with kinds model and data.
+    """
+    base = (card.get("base") or {}).get("reference") or card.get("name") or "model"
+    nodes: list[dict[str, Any]] = [{"id": "base", "label": base, "kind": "model", "detail": "base"}]
+    edges: list[list[str]] = []
+    last = "base"
+    for position, entry in enumerate(card.get("history", [])):
+        node = f"{position}-{entry['name']}"
+        verb = next(iter(entry["made_by"]), "")
+        nodes.append({"id": node, "label": entry["name"], "kind": "model", "detail": verb})
+        edges.append([last, node, verb])
+        for label, value in entry.get("inputs", {}).items():
+            if isinstance(value, dict) and "source" in value:
+                data = f"data-{value['source']}"
+                if data not in {n["id"] for n in nodes}:
+                    nodes.append({"id": data, "label": value["source"], "kind": "data", "detail": value.get("hash", "")[:12]})
+                edges.append([data, node, label])
+        last = node
+    return {"nodes": nodes, "edges": edges}

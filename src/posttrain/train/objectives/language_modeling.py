@@ -1,0 +1,55 @@
+"""Next-token prediction: the mean negative log-likelihood of the tokens that carry loss.
+
+Logits are taken only at the positions where there is a token to learn, in chunks, and their gradient is formed in the
+same pass; the [tokens, vocabulary] matrix never exists.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from posttrain.data.chat_template import encode_all
+from posttrain.data.dataset import Dataset
+from posttrain.data.encoded import Encoded
+from posttrain.data.packing import Packed
+from posttrain.models.forward import hidden_states, vocabulary_head
+from posttrain.ops.logprobs import linear_cross_entropy
+from posttrain.train.objectives import Encoding, Objective
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class LanguageModeling(Objective):
+    """Cross-entropy on completion or assistant tokens (or on all tokens of plain text)."""
+
+    def encode(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> list[Encoded]:
+        """Texts, completions and conversations as tokens with their loss spans."""
+        return encode_all(
+            dataset.records,
+            tokenizer,
+            max_length=encoding.max_length,
+            too_long=encoding.too_long,
+            train_on=encoding.train_on,
+            chat=encoding.chat,
+        ).items
+
+    def weight(self, batch: Packed) -> float:
+        """Number of tokens that carry loss."""
+        return float(batch.loss_tokens)
+
+    def loss(self, network: PreTrainedModel, batch: Packed) -> tuple[torch.Tensor, dict[str, float]]:
+        """Summed negative log-likelihood in nats."""
+        hidden = hidden_states(network, batch.input_ids, batch.boundaries)  # [T, H]
+        learned = batch.targets >= 0
+        head = vocabulary_head(network)
+        value = linear_cross_entropy(
+            hidden[learned],
+            head.weight,
+            batch.targets[learned],
+            bias=head.bias,
+            softcap=head.softcap,
+            scale=head.scale,
+        )
+        return value, {}
