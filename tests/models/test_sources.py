@@ -334,6 +334,34 @@ def test_surgery_is_repeated_before_the_tensors_are_read(tiny_llama: LanguageMod
         sources.load(str(tmp_path / "small"), device="cpu")
 
 
+# ------------------------------------------------------------------------------------------------------------- adapters
+
+
+def test_adapter_folder_loads_its_base_first(saved: Path, tmp_path: Path) -> None:
+    base = sources.load(str(saved), device="cpu")
+    adapter = catalog.build("adapt", {"lora": {"rank": 2}})
+    adapter.apply(base.network)
+    with torch.no_grad():
+        for parameter in adapter.trainable(base.network).values():
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+    (tmp_path / "adapter").mkdir()
+    adapter.save(base, tmp_path / "adapter")
+    with pytest.raises(BadRequest, match="adapter"):  # merged or alone, but not as if it were a plain network
+        save(base, tmp_path / "plain")
+    loaded = sources.load(str(tmp_path / "adapter"), device="cpu")
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded.network(tokens).logits, base.network(tokens).logits)
+    assert "lora" in loaded.card["adapter"] and loaded.card["base"] == str(saved)
+    assert loaded.card["parents"] == ["tiny"]
+
+    config = files.read_json(tmp_path / "adapter/adapter_config.json")
+    files.write_json(tmp_path / "adapter/adapter_config.json", {**config, "base_model_name_or_path": None})
+    (tmp_path / "adapter" / CARD_FILE).unlink(missing_ok=True)
+    with pytest.raises(BadRequest, match="which base"):
+        sources.load(str(tmp_path / "adapter"), device="cpu")
+
+
 # ----------------------------------------------------------------------------------------------------------------- GGUF
 
 

@@ -156,7 +156,7 @@ class Lora(Adapter):
         config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM" if model.is_causal else None,
-            "base_model_name_or_path": model.reference,
+            "base_model_name_or_path": model.card.get("base", model.reference),
             "r": self.rank,
             "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,

@@ -7,6 +7,7 @@ imports what it needs when it runs.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,9 @@ def main(words: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 for a failure, 2 for a bad request, 130 after Ctrl-C, 141 when nobody reads the output.
     """
     words = list(sys.argv[1:] if words is None else words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a character the terminal can't show must not end the command
     try:
         from posttrain.cli.invocation import invoke
 

@@ -53,8 +53,8 @@ class Parser(argparse.ArgumentParser):
         name = word.partition("=")[0]
         if not name.startswith("-"):
             raise BadRequest(f"'{word}' is one argument too many.", self._see_help())
-        near = difflib.get_close_matches(name, self._option_string_actions, n=2)
-        hint = f"Did you mean {' or '.join(near)}?" if near else self._see_help()
+        near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+        hint = f"Did you mean {near[0]}?" if near else self._see_help()
         raise BadRequest(f"'posttrain {self.name}' has no option {name}.", hint)
 
     def error(self, message: str) -> NoReturn:

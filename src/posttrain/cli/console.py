@@ -47,7 +47,7 @@ class Running:
 
     def state(self) -> str:
         """How far it is, how fast it goes, how long it still takes and its last numbers."""
-        parts = [self._amount(self.done, self.total)]
+        parts = [self._amount(self.done, *([self.total] if self.total else []))]
         elapsed, newly = self.seen - self.started, self.done - self.done_before
         if elapsed > 0 and newly > 0:
             parts.append(f"{self._amount(newly / elapsed)}/s")
@@ -62,11 +62,12 @@ class Running:
             parts.append(self._amount(self.done))
         return ", ".join([*parts, *self._numbers()])
 
-    def _amount(self, value: float, total: float | None = None) -> str:
-        whole = "" if not total else f" of {show(total, 'bytes') if self.unit == 'bytes' else f'{total:,.0f}'}"
+    def _amount(self, *values: float) -> str:
+        """Amounts of the unit, as in ``60 of 100 steps``."""
         if self.unit == "bytes":
-            return f"{show(value, 'bytes')}{whole}"
-        return f"{value:,.{0 if value >= 100 or value == int(value) else 1}f}{whole} {self.unit}"
+            return " of ".join(show(value, "bytes") for value in values)
+        decimals = [0 if value >= 100 or value == int(value) else 1 for value in values]
+        return " of ".join(f"{value:,.{digits}f}" for value, digits in zip(values, decimals)) + f" {self.unit}"
 
     def _numbers(self) -> list[str]:
         return [f"{label(name)} {show(value, name)}" for name, value in self.values.items()]

@@ -50,7 +50,7 @@ def invoke(words: Sequence[str]) -> None:
     if options.json:
         from posttrain.core.files import jsonable
 
-        print(json.dumps(jsonable(result), ensure_ascii=False))
+        print(json.dumps(jsonable(result)))  # ASCII, whatever the terminal's encoding
     elif command.show is not None:
         command.show(result)
     else:

@@ -33,8 +33,8 @@ def settings_of(cls: type[BaseModel]) -> list[dict[str, Any]]:
 
 def _default(field: FieldInfo) -> Any:
     value = field.get_default(call_default_factory=True, validated_data={})
-    if isinstance(value, BaseModel):
-        return catalog.dump(value)
+    if isinstance(value, BaseModel) and ":" not in catalog.term_of(value):
+        return catalog.dump(value)  # a method, as a recipe writes it
     return jsonable(value)
 
 

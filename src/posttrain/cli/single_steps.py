@@ -79,6 +79,7 @@ def measure(metric: str, settings: dict[str, Any], options: argparse.Namespace) 
     method = catalog.build("measure", {metric: apply_overrides(settings, inner)})
     _, place = part(apply_overrides({}, outer), None)
     place.pop("seed", None)  # nothing is drawn at random
+    method.inputs()  # a missing text is refused before the model is loaded
     model = load(options.model, **place)
     start = time.perf_counter()
     found = method.measure(model).to_dict()

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -165,12 +166,20 @@ def dump(method: Any) -> dict[str, Any]:
     return {term_of(method): method.model_dump(mode="json")}
 
 
+@dataclass(frozen=True)
+class FamilyOf:
+    """Stands in a field's metadata: which family its methods come from."""
+
+    family: str
+
+
 def block(family: str) -> Any:
     """Type of a settings field that holds one method of a family: ``adapt: block("adapt")``."""
     return Annotated[
         Any,
         BeforeValidator(lambda value: None if value is None else build(family, value)),
         PlainSerializer(lambda value: None if value is None else dump(value), return_type=dict[str, Any] | None),
+        FamilyOf(family),
     ]
 
 
@@ -190,4 +199,5 @@ def blocks(family: str) -> Any:
         list[Any],
         BeforeValidator(parse),
         PlainSerializer(lambda value: [dump(item) for item in value], return_type=list[dict[str, Any]]),
+        FamilyOf(family),
     ]

@@ -7,6 +7,7 @@ this module reads the file, points at the line of a syntax error, applies ``--se
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,27 @@ import yaml
 
 from posttrain.core.errors import BadRequest
 from posttrain.core.settings import Settings
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's idea of truth values: only true and false, so that a key may be called `on`, and `1e-3` is a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    list("-+.0123456789"),
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Parse YAML into plain values; no tags, no objects."""
+    return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
 
 
 class Recipe(Settings):
@@ -65,7 +87,7 @@ def parse(text: str, where: str = "recipe") -> dict[str, Any]:
         BadRequest: If it isn't YAML or isn't a mapping.
     """
     try:
-        values = yaml.safe_load(text)
+        values = load_yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
@@ -103,7 +125,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
             raise BadRequest(f"--set expects path=value, not '{override}'.", "For example --set adapt.lora.rank=8.")
         keys = path.strip().split(".")
         try:
-            value = yaml.safe_load(text)
+            value = load_yaml(text)
         except yaml.YAMLError:
             value = text
         for target, rest in _targets(values, keys):

@@ -32,9 +32,11 @@ class PaddedState(State):
         name = cache_argument(network)
         self._body = body(network)
         self._accepted = inspect.signature(self._body.forward).parameters
-        if name is None:
+        self._recurrent = bool(getattr(network, "_is_stateful", False))
+        if name is None or (self._recurrent and not hasattr(DynamicCache, "has_previous_state")):
             raise BadRequest(
-                f"{type(network).__name__} keeps no cache of past tokens, so it can't generate.", "Use a causal model."
+                f"The installed transformers can't keep the past of a {type(network).__name__} in its general cache.",
+                "Install a newer transformers, or use another model.",
             )
         self._cache_name: str = name
         self._device = next(network.parameters()).device
@@ -61,7 +63,10 @@ class PaddedState(State):
 
     def _run(self, tokens: torch.Tensor) -> torch.Tensor:
         positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        arguments: dict[str, Any] = {"attention_mask": self._mask, "position_ids": positions, "use_cache": True}
+        # A network that is recurrent throughout masks its inputs, not its past.
+        only_inputs = self._recurrent and "position_ids" not in self._accepted
+        mask = self._mask[:, -tokens.shape[1] :] if only_inputs else self._mask
+        arguments: dict[str, Any] = {"attention_mask": mask, "position_ids": positions, "use_cache": True}
         arguments = {name: value for name, value in arguments.items() if name in self._accepted}
         output = self._body(input_ids=tokens, **arguments, **{self._cache_name: self._cache})
         return output.last_hidden_state
@@ -72,7 +77,7 @@ class PaddedState(State):
         self._cache.reorder_cache(index)
 
     def truncate(self, lengths: list[int]) -> None:
-        if any(getattr(self._cache, "is_linear", [])):
+        if self._recurrent:
             raise BadRequest(
                 "This network sums its past up, so tokens can't be taken back.", "Choose another search."
             )

@@ -101,7 +101,7 @@ class Perplexity(ModelMetric):
 
     higher_is_better: ClassVar[bool] = False
 
-    text: str
+    text: str = "builtin:prose"
     """What to score: a text file, a data set of texts, or builtin:prose."""
 
     window: int = Field(1024, ge=2)

@@ -16,7 +16,7 @@ from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.run import run_recipe, single_step
 
 if TYPE_CHECKING:
-    from posttrain.decode.engine import Generations
+    from posttrain.decode.generation import Generations
     from posttrain.measure import Measurement
 
 Model = str | Path | LanguageModel
@@ -69,9 +69,9 @@ def generate(
         batch_size: Prompts at once; never changes what is written.
         chat: Ask every prompt as a user's message.
     """
-    from posttrain.decode import engine
+    from posttrain.decode import generation
 
-    return engine.generate(
+    return generation.generate(
         _loaded(model),
         [prompts] if isinstance(prompts, str) else list(prompts),
         search=catalog.build("search", search),

@@ -21,7 +21,7 @@ from typing import Any
 
 from posttrain import __version__
 from posttrain.core import catalog, events, files, recipe, runtime
-from posttrain.core.errors import BadRequest
+from posttrain.core.errors import BadRequest, did_you_mean
 from posttrain.core.settings import fingerprint
 from posttrain.models.language_model import CARD_FILE, LanguageModel
 from posttrain.models.sources import load, resolve
@@ -58,8 +58,11 @@ def shipped_recipes() -> list[str]:
 def read_recipe(reference: str | Path) -> dict[str, Any]:
     """A recipe by the path of its file or by the name of a shipped one."""
     path = Path(reference)
-    if not path.exists() and str(reference) in shipped_recipes():
-        path = SHIPPED / f"{reference}.yaml"
+    if not path.exists():
+        if str(reference) in shipped_recipes():
+            return recipe.read(SHIPPED / f"{reference}.yaml")
+        if not path.suffix:
+            raise BadRequest(f"There is no recipe '{reference}'.", did_you_mean(str(reference), shipped_recipes()))
     return recipe.read(path)
 
 
@@ -178,8 +181,7 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         """All steps; the summary is written after each, the report also when one fails."""
-        runtime_device = runtime.device(self.frame.device)  # refuse a missing device before any work
-        del runtime_device
+        runtime.device(self.frame.device)  # refuse a missing device before any work
         start = time.perf_counter()
         files.remove_leftovers(self.out)
         with _event_log(self.out / "events.jsonl"):
@@ -233,10 +235,8 @@ class _Run:
         outcome = entry.step.run(context)
         if outcome.model is not None:
             made_by = {entry.verb: entry.step.model_dump(mode="json", by_alias=True, exclude_none=True)}
-            parent = self.slots[context.model_name]
             save_model(outcome, context.folder / "model", entry.name, made_by, inputs, self.frame.seed, key)
             self.live = (entry.name, outcome.model)
-            del parent
         record = {
             "key": key,
             "name": entry.name,
@@ -325,12 +325,12 @@ def save_model(
     """Write an outcome's model with its card, whole or not at all."""
     model = outcome.model
     assert model is not None and outcome.save is not None
-    surgery = model.card.get("surgery", [])
-    model.card = {**new_card(model, name=name, made_by=made_by, inputs=inputs, seed=seed, key=key), "surgery": surgery}
+    model.card = new_card(model, name=name, made_by=made_by, inputs=inputs, seed=seed, key=key)
     with files.atomic_folder(folder) as temporary:
         outcome.save(temporary)
-        model.tokenizer.save_pretrained(temporary)
-        files.write_json(temporary / CARD_FILE, model.card)
+        if not (temporary / CARD_FILE).exists():  # an adapter alone
+            model.tokenizer.save_pretrained(temporary)
+            files.write_json(temporary / CARD_FILE, model.card)
     if model.adapter is None:
         model.reference = str(folder.resolve())  # from now on this is what an adapter on top of it refers to
     model.folder = folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from posttrain.core.catalog import build
-from posttrain.decode.engine import generate
+from posttrain.decode.generation import generate
 from posttrain.models.language_model import LanguageModel
 
 _PROMPT = "The river rose in the night, and in the morning the town was"

@@ -28,11 +28,15 @@ def new_card(
         key: Content key of the step.
     """
     before = parent.card
+    root = before.get("root") or {"reference": parent.reference, "source": before.get("source")}
+    # What an adapter sits on; a model with weights of its own needs no base.
+    base = {"base": parent.reference} if parent.adapter is not None else {}
     return {
         "format": FORMAT,
         "name": name,
-        "base": before.get("base") or {"reference": parent.reference, "source": before.get("source")},
-        "licence": before.get("licence") or before.get("license"),
+        "root": root,
+        **base,
+        "license": before.get("license"),
         "parents": [{"name": before.get("name", parent.reference), "key": before.get("key")}],
         "history": [
             *before.get("history", []),
@@ -51,7 +55,7 @@ def lineage(card: dict[str, Any]) -> dict[str, list[Any]]:
     Returns:
         ``{"nodes": [{id, label, kind, detail}], "edges": [[from, to, label]]}`` with kinds model and data.
     """
-    base = (card.get("base") or {}).get("reference") or card.get("name") or "model"
+    base = (card.get("root") or {}).get("reference") or card.get("name") or "model"
     nodes: list[dict[str, Any]] = [{"id": "base", "label": base, "kind": "model", "detail": "base"}]
     edges: list[list[str]] = []
     last = "base"

@@ -12,11 +12,13 @@ from typing import Any
 from posttrain.cli.arguments import Parser, recipe_overrides
 from posttrain.cli.commands import Request
 
+DEFAULT_OUT = Path("runs/quickstart")
+
 
 def add_arguments(parser: Parser) -> None:
     """Length and folder."""
     parser.add_argument("--fast", action="store_true", help="fewer training steps and shorter texts")
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR", help="folder of the run")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     parser.add_recipe_options("train.steps=20")
 

@@ -162,7 +162,7 @@ def _convert(path: Path, digest: str, folder: Path) -> None:
                 f"transformers can't read {path} (architecture '{header.get('general.architecture')}'): "
                 f"{(str(error) or type(error).__name__).splitlines()[0]}."
             ) from error
-        card = {
+        card: dict[str, Any] = {
             "name": header.get("general.name") or path.stem,
             "source": {"gguf": path.name, "sha256": digest},
             "parents": [],

@@ -135,7 +135,7 @@ def _plain(
     folder: Path, config: PreTrainedConfig, cls: type[PreTrainedModel], dtype: torch.dtype | None, complete: bool
 ) -> PreTrainedModel:
     """A network as saved by transformers; with `complete`, every parameter must come from the file."""
-    network, report = cls.from_pretrained(
+    network, report = cast(Any, cls).from_pretrained(
         folder,
         config=config,
         dtype=dtype or "auto",
@@ -260,7 +260,8 @@ def _adapted(folder: Path, card: dict[str, Any], **options: Any) -> LanguageMode
     if "license" in base.card:
         card.setdefault("license", base.card["license"])
     tokenizer = _tokenizer(folder) if own_tokenizer else base.tokenizer
-    return LanguageModel(base.network.eval(), tokenizer, reference=str(folder), card=card, folder=folder)
+    network = base.network.eval()
+    return LanguageModel(network, tokenizer, reference=str(folder), card=card, folder=folder, adapter=adapter)
 
 
 def _some(names: list[str]) -> str:

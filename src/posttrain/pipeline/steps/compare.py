@@ -8,7 +8,7 @@ from pydantic import Field
 
 from posttrain.core import catalog
 from posttrain.core.errors import BadRequest
-from posttrain.decode.engine import generate
+from posttrain.decode.generation import generate
 from posttrain.measure import Measurement, ModelMetric
 from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.speed import tokens_per_second

@@ -9,7 +9,7 @@ from pydantic import Field
 from posttrain.core.catalog import block, blocks
 from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
-from posttrain.decode.engine import generate
+from posttrain.decode.generation import generate
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.pipeline.views import facts, samples
 

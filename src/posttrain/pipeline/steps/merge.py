@@ -24,4 +24,4 @@ class Merge(Step):
         model.adapter = None
         result = {"parameters": model.parameter_count(), "bytes": model.nbytes()}
         text = "The adapter is now part of the weights: the same outputs, and no extra work when generating."
-        return Outcome(result, [note(text)], model, lambda folder: saving.save(model, folder))
+        return Outcome(result, [note(text)], model, lambda folder: saving.write(model, folder))

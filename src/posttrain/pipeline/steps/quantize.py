@@ -71,10 +71,10 @@ class Quantize(Step):
             result.pop(key)
         columns = ["", "bytes in memory", "perplexity", "95 % interval", "new tokens a second"]
         views = [table("What quantization cost and gained", columns, rows), _verdict(result, slower)]
-        return Outcome(result, views, model, lambda folder: saving.save(model, folder))
+        return Outcome(result, views, model, lambda folder: saving.write(model, folder))
 
     def _state(self, model: LanguageModel) -> dict[str, Any]:
-        measured: Measurement = Perplexity(text=self.text, max_tokens=self.max_tokens, window=1024).measure(model)
+        measured: Measurement = Perplexity(text=self.text, max_tokens=self.max_tokens).measure(model)
         interval = measured.interval
         return {
             "bytes": model.nbytes(),

@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint types suite clean
+
+# The torch range lies in pyproject.toml; nothing else is pinned, so the environment resolves on any platform.
+$(VENV)/installed: pyproject.toml setup.py $(wildcard csrc/*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+quickstart: $(VENV)/installed
+	$(BIN)/posttrain quickstart $(ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+suite: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+test: lint types suite
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

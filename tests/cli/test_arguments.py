@@ -1,0 +1,71 @@
+"""Parsing: options anywhere, refusals in sentences."""
+
+from __future__ import annotations
+
+import pytest
+
+from posttrain.cli.arguments import Parser, given, recipe_overrides
+from posttrain.core.errors import BadRequest
+
+
+@pytest.fixture
+def parser():
+    parser = Parser("try", "Try.")
+    parser.add_argument("model")
+    parser.add_argument("prompts", nargs="*")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--data", required=True)
+    parser.add_recipe_options("a.b=c")
+    return parser
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["m", "p", "q", "--data", "d", "--steps", "3"],
+        ["--steps", "3", "m", "--data", "d", "p", "q"],
+        ["m", "--steps=3", "p", "--data=d", "q"],
+        ["--data", "d", "--steps", "3", "--", "m", "p", "q"],
+    ],
+)
+def test_options_may_stand_anywhere(parser, words):
+    options = parser.parse(words)
+    assert (options.model, options.prompts, options.steps, options.data) == ("m", ["p", "q"], 3, "d")
+
+
+def test_after_two_dashes_a_word_may_begin_with_one(parser):
+    assert parser.parse(["m", "--data", "d", "--", "-p"]).prompts == ["-p"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["m"], "The following arguments are required: --data. See posttrain try --help."),
+        (["m", "--data", "d", "--stpes", "3"], "'posttrain try' has no option --stpes. Did you mean --steps?"),
+        (["m", "--data", "d", "--step", "3"], "'posttrain try' has no option --step. Did you mean --steps?"),
+        (["m", "--data", "d", "--xyz=1"], "'posttrain try' has no option --xyz. See posttrain try --help."),
+        (["m", "--data", "d", "--steps", "x"], "Argument --steps: invalid int value: 'x'. See posttrain try --help."),
+        (["m", "--data"], "Argument --data: expected one argument. See posttrain try --help."),
+    ],
+)
+def test_refusals(parser, words, sentence):
+    with pytest.raises(BadRequest) as refusal:
+        parser.parse(words)
+    assert str(refusal.value) == sentence
+
+
+def test_one_argument_too_many():
+    with pytest.raises(BadRequest, match=r"^'b' is one argument too many\. See posttrain try --help\.$"):
+        Parser("try", "Try.").parse(["b"])
+
+
+def test_only_what_was_given_is_passed_on(parser):
+    options = parser.parse(["m", "--data", "d"])
+    assert given(options, "steps", "data") == {"data": "d"}
+    assert given(parser.parse(["m", "--data", "d", "--steps", "0"]), "steps") == {"steps": 0}
+
+
+def test_seed_is_an_override_of_the_recipe(parser):
+    options = parser.parse(["m", "--data", "d", "--set", "a=1", "--set", "b.c=2", "--seed", "0"])
+    assert recipe_overrides(options) == ["a=1", "b.c=2", "seed=0"]
+    assert recipe_overrides(parser.parse(["m", "--data", "d"])) == []

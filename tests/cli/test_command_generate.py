@@ -1,0 +1,161 @@
+"""`posttrain generate`."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+
+def texts(ran):
+    return [generation["text"] for generation in ran.json["generations"]]
+
+
+def test_json_shape(invoke, model):
+    result = invoke("generate", model, "The dog", "The fox", "--max-new-tokens", 4, "--json").json
+    assert [generation["prompt"] for generation in result["generations"]] == ["The dog", "The fox"]
+    for generation in result["generations"]:
+        assert len(generation["token_ids"]) <= 4
+        assert generation["logprob"] == pytest.approx(sum(generation["logprobs"]))
+        assert generation["logprob"] < 0
+        assert isinstance(generation["text"], str)
+    assert result["tokens_per_second"] > 0
+    assert result["prefill_seconds"] > 0
+
+
+def test_the_same_as_transformers_greedy_search(invoke, model):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    inputs = tokenizer("The dog sleeps", return_tensors="pt")
+    network = AutoModelForCausalLM.from_pretrained(model)
+    output = network.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    (generation,) = invoke("generate", model, "The dog sleeps", "--max-new-tokens", 6, "--json").json["generations"]
+    assert generation["token_ids"] == output.tolist()
+
+
+def test_sampling_options_mean_sampling_and_the_seed_decides(invoke, model):
+    command = ["generate", model, "The dog", "--temperature", 5, "--top-k", 50, "--max-new-tokens", 8, "--json"]
+    first = texts(invoke(*command, "--seed", 1))
+    assert texts(invoke(*command, "--seed", 1)) == first
+    assert texts(invoke(*command, "--set", "seed=1")) == first
+    assert texts(invoke(*command, "--seed", 2)) != first
+
+
+def test_temperature_zero_is_greedy(invoke, model):
+    greedy = texts(invoke("generate", model, "The dog", "--max-new-tokens", 8, "--json"))
+    cold = ["--temperature", 0, "--json"]
+    assert texts(invoke("generate", model, "The dog", "--max-new-tokens", 8, *cold)) == greedy
+
+
+def test_several_texts_for_a_prompt(invoke, model):
+    options = ["--num-samples", 3, "--max-new-tokens", 8, "--set", "search.sampling.temperature=5", "--json"]
+    found = texts(invoke("generate", model, "The dog", *options))
+    assert len(set(found)) == 3
+
+
+def test_settings_by_the_recipes_names(invoke, model):
+    free = texts(invoke("generate", model, "The dog", "--set", "max_new_tokens=3", "--json"))
+    drawn = ["--set", "search.sampling.temperature=9", "--set", "search.sampling.top_k=1", "--set", "max_new_tokens=3"]
+    assert texts(invoke("generate", model, "The dog", *drawn, "--json")) == free
+
+
+def test_text_ends_before_a_stop(invoke, model):
+    (whole,) = texts(invoke("generate", model, "The dog", "--max-new-tokens", 8, "--json"))
+    middle = whole[2:4]
+    (cut,) = texts(invoke("generate", model, "The dog", "--max-new-tokens", 8, "--stop", middle, "--json"))
+    assert cut == whole[: whole.index(middle)]
+
+
+def test_chat_puts_the_prompt_through_the_template(invoke, model):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Who?"}], tokenize=False, add_generation_prompt=True
+    )
+    options = ["--max-new-tokens", 6, "--json"]
+    assert texts(invoke("generate", model, "Who?", "--chat", *options)) == texts(
+        invoke("generate", model, rendered, *options)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("prompts.txt", "The dog\n\nThe fox\n"),
+        ("prompts.jsonl", '{"prompt": "The dog"}\n{"prompt": "The fox"}\n'),
+    ],
+)
+def test_prompts_from_a_file(invoke, model, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    ran = invoke("generate", model, "--batch-file", tmp_path / name, "--max-new-tokens", 2, "--json")
+    assert [generation["prompt"] for generation in ran.json["generations"]] == ["The dog", "The fox"]
+
+
+def test_prompts_from_standard_input(invoke, model, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("The dog\n\nThe fox\n"))
+    ran = invoke("generate", model, "--max-new-tokens", 2, "--json")
+    assert [generation["prompt"] for generation in ran.json["generations"]] == ["The dog", "The fox"]
+
+
+def test_one_text_goes_to_stdout_bare(invoke, model):
+    (text,) = texts(invoke("generate", model, "The dog", "--max-new-tokens", 4, "--json"))
+    assert invoke("generate", model, "The dog", "--max-new-tokens", 4).out == f"{text}\n"
+
+
+def test_several_texts_stand_under_their_prompts(invoke, model):
+    lines = invoke("generate", model, "The dog", "The fox", "--max-new-tokens", 4).out.splitlines()
+    assert lines[0] == "The dog"
+    assert "The fox" in lines
+
+
+def test_a_terminal_sees_the_text_while_it_is_written(invoke, model, monkeypatch):
+    class Terminal(io.StringIO):
+        pieces: list[str]
+
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            self.pieces.append(text)
+            return super().write(text)
+
+    (text,) = texts(invoke("generate", model, "The dog", "--max-new-tokens", 6, "--json"))
+    terminal = Terminal()
+    terminal.pieces = []
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert invoke("generate", model, "The dog", "--max-new-tokens", 6).code == 0
+    assert terminal.getvalue().startswith(f"{text}\n")
+    assert terminal.getvalue().count(text) == 1
+    assert len(terminal.pieces) > 3  # piece by piece, not at once
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["x", "--search", "greedy", "--top-k", "3"], "Unknown key 'search.greedy.top_k'."),
+        (["x", "--search", "sampleing"], "Did you mean 'sampling'?"),
+        (["x", "--set", "search.sampling.temprature=1"], "Did you mean 'temperature'?"),
+        (["x", "--set", "max_new_token=1"], "Did you mean 'max_new_tokens'?"),
+        (["x", "--set", "max_new_tokens"], "--set expects path=value, not 'max_new_tokens'."),
+        (["x", "--max-new-tokens", "0"], "'generate.max_new_tokens' doesn't fit"),
+        (["x", "--temperature", "-1"], "'search.sampling.temperature' doesn't fit"),
+        (["x", "--batch-file", "prompts.txt"], "Prompts are given here and in --batch-file."),
+        (["--batch-file", "no/such/prompts.txt"], "no/such/prompts.txt doesn't exist"),
+        (["x", "--set", "device=cuda:99"], "CUDA"),
+        (["x", "--max-new-tokens", "5000"], "more than the 128 tokens of the model's context"),
+    ],
+)
+def test_bad_requests(invoke, model, words, sentence):
+    assert sentence in invoke("generate", model, *words, "--json").refused(2)
+
+
+def test_no_prompt(invoke, model, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert invoke("generate", model).refused(2).startswith("Error: Standard input holds no prompt.")
+
+
+def test_no_such_model(invoke, tmp_path):
+    assert "There is no model" in invoke("generate", tmp_path / "none", "x").refused(2)

@@ -1,0 +1,23 @@
+"""Where a ``--set`` goes."""
+
+from __future__ import annotations
+
+from posttrain.cli.single_steps import overrides_of, part
+
+
+def test_overrides_reach_the_method_with_or_without_its_name():
+    given = ["group_size=64", "gptq.damping=0.1", "max_tokens=9", "device=cpu", "nonsense"]
+    assert overrides_of("gptq", given, {"max_tokens", "device"}) == (
+        ["group_size=64", "damping=0.1", "nonsense"],
+        ["max_tokens=9", "device=cpu"],
+    )
+
+
+def test_a_class_of_ones_own_may_have_dots_in_its_name():
+    assert overrides_of("my.module:Method", ["my.module:Method.bits=4", "bits=2"], set()) == (["bits=4", "bits=2"], [])
+
+
+def test_device_dtype_and_seed_stand_beside_the_step():
+    values = {"steps": 3, "device": "cpu", "dtype": "bfloat16", "seed": 1}
+    assert part(values, None) == ({"steps": 3}, {"device": "cpu", "dtype": "bfloat16", "seed": 1})
+    assert part(values, 2)[1]["seed"] == 2
