@@ -58,7 +58,7 @@ def process() -> Callable[..., Ran]:
     """Run a command in a process of its own."""
 
     def run(*words: object, **options: Any) -> Ran:
-        command = [sys.executable, "-m", "posttrain.cli", *map(str, words)]
+        command = [sys.executable, "-m", "posttrain", *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
         return Ran(done.returncode, done.stdout, done.stderr)
 

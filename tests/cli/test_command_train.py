@@ -84,7 +84,7 @@ def test_a_file_in_the_way_is_refused(invoke, model, questions):
 def test_ctrl_c_saves_and_resume_goes_on(invoke, model, questions, tmp_path):
     out = tmp_path / "out"
     words = ["train", model, "--data", questions, "--out", out, "--steps", 200, "--set", "checkpoint_every=1", "--json"]
-    command = [sys.executable, "-m", "posttrain.cli", *map(str, words)]
+    command = [sys.executable, "-m", "posttrain", *map(str, words)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         while not list(tmp_path.glob(".out.unfinished/checkpoint/*.safetensors")):  # as soon as there is a checkpoint

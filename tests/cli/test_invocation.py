@@ -139,7 +139,7 @@ def test_stdout_is_restored_after_json(invoke, fake):
 def test_a_reader_that_leaves_is_no_error():
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "posttrain.cli", "list"]
+    command = [sys.executable, "-m", "posttrain", "list"]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

@@ -7,14 +7,18 @@ Tensors go to safetensors, everything else to JSON; nothing is ever pickled.
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
     import torch
 
 _TEMPORARY = ".writing-"
+_REPLACED = ".replaced"
+
+# The permissions a new file doesn't get; the system tells them only to those who set them.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 def cache_folder() -> Path:
@@ -35,77 +44,140 @@ def cache_folder() -> Path:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into a sentence."""
+    """Turn the operating system's refusals into a sentence.
+
+    Raises:
+        Failure: If the disk is full or `path` may not be written.
+        BadRequest: If a file stands where a folder is wanted, or the other way round.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = _error_number(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise Failure(
                 f"The disk is full: {path} could not be written; nothing already written is lost.",
                 "Free some space or choose another folder with --out, then go on with --resume.",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise Failure(f"No permission to write {path}.", "Choose another folder with --out.") from error
+        if number in (errno.ENOTDIR, errno.EISDIR):
+            raise BadRequest(f"{path} can't be written: {os.strerror(number).lower()}.", "Choose another --out.") from error
         raise
 
 
+def _error_number(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors reports the system's refusals in words only: "I/O error: No space left on device (os error 28)".
+    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1]) if found else None
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete what writers killed in mid-write left in `folder`."""
+    """Delete what writers killed in mid-write left in `folder`; what a living process is writing stays."""
     if not folder.is_dir():
         return
     for leftover in folder.glob(f"{_TEMPORARY}*"):
-        owner = leftover.name.removeprefix(_TEMPORARY).split("-")[0]
-        if owner.isdigit() and Path(f"/proc/{owner}").exists() and int(owner) != os.getpid():
-            continue  # another process is still writing it
-        shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        try:
+            lock = os.open(leftover, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its writer has just finished
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for old in leftover.glob(f"{_REPLACED}/*"):
+                if not (folder / old.name).exists():  # killed between the two renames of `_exchange`
+                    old.replace(folder / old.name)
+            shutil.rmtree(leftover, ignore_errors=True)
+        except OSError:
+            continue  # another process is writing it, or the file system has no locks to tell that none is
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, gone afterwards; the lock on it dies with its process, however that ends."""
+    if path.parent.exists() and not path.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    while True:
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
+        lock = os.open(temporary, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks: then nobody else gets one to remove the folder either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if temporary.exists():
+            break
+        os.close(lock)  # taken for a leftover in the moment before it was locked
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
 
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block succeeds it is flushed to disk and renamed to `path`."""
+    """Yield a path to write to, of the same name; when the block succeeds the file is flushed to disk and moved to `path`.
+
+    Raises:
+        Failure: If the disk is full or `path` may not be written; what was there before is intact.
+    """
     path = Path(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            temporary.chmod(0o644)
-            _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with disk_errors(path), _workplace(path) as workplace:
+        temporary = workplace / path.name
+        yield temporary
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files private to the user
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
 
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; when the block succeeds it takes the place of `path`.
+    """Yield an empty folder of the same name; when the block succeeds it takes the place of `path`.
 
-    Replacing an existing folder needs two renames; between them the old one is kept under a temporary name, and
-    `path` is missing rather than half-written.
+    Raises:
+        Failure: If the disk is full or `path` may not be written; what was there before is intact.
     """
     path = Path(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=path.parent))
-        try:
-            yield temporary
-            temporary.chmod(0o755)
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync(file)
-            if path.exists():
-                old = path.parent / f"{_TEMPORARY}{os.getpid()}-old-{path.name}"
-                path.replace(old)
-                temporary.replace(path)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                temporary.replace(path)
-            _sync(path.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with disk_errors(path), _workplace(path) as workplace:
+        temporary = workplace / path.name
+        temporary.mkdir()
+        yield temporary
+        for entry in [*temporary.rglob("*"), temporary]:
+            _sync(entry)
+        if path.exists():
+            _exchange(temporary, path)
+        else:
+            temporary.replace(path)
+        _sync(path.parent)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of the folder `path`, which goes to `new` or away.
+
+    Linux swaps two names in one step. Elsewhere it takes two renames; a process killed between them leaves `path`
+    missing until the next writer's `remove_leftovers` puts the old folder back.
+    """
+    if _swapped(new, path):
+        return
+    old = new.parent / _REPLACED / path.name
+    old.parent.mkdir()
+    path.replace(old)
+    try:
+        new.replace(path)
+    except OSError:
+        old.replace(path)
+        raise
+
+
+def _swapped(first: Path, second: Path) -> bool:
+    """Swap two names by renameat2's RENAME_EXCHANGE (2); False where system or file system have no such thing."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here = -100  # AT_FDCWD: relative paths start at the working directory
+    return renameat2 is not None and renameat2(here, os.fsencode(first), here, os.fsencode(second), 2) == 0
 
 
 def _sync(path: Path) -> None:
@@ -136,25 +208,28 @@ def read_json(path: Path | str) -> Any:
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadRequest(f"{path} doesn't exist.") from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise BadRequest(f"There is no file {path}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"{path} is not valid JSON: {error}.") from None
 
 
 def jsonable(value: Any) -> Any:
-    """The same value with only JSON's types: paths as strings, non-finite numbers as None, numpy scalars as numbers."""
+    """The same value with only JSON's types.
+
+    Paths become strings, non-finite numbers None, arrays and tensors (nested lists of) numbers, sets sorted lists.
+    """
+    if hasattr(value, "tolist"):  # numpy and torch
+        value = value.tolist()
     if isinstance(value, dict):
         return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
+    if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
-    if isinstance(value, bool) or value is None or isinstance(value, (str, int)):
-        return value
-    if hasattr(value, "item"):  # numpy and torch scalars
-        value = value.item()
+    if isinstance(value, (set, frozenset)):
+        return [jsonable(v) for v in sorted(value, key=str)]  # the same in every process, unlike a set's own order
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, int):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
         return value
     if hasattr(value, "model_dump"):
         return jsonable(value.model_dump(mode="json"))

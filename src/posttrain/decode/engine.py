@@ -88,14 +88,8 @@ class Engine:
             The state, and the output at the last token of each new prompt.
         """
         start = time.perf_counter()
-        if state is None and self._packed:
-            try:
-                state, hidden = self._start(PackedState(self.network), prompts)
-            except UnsupportedAttention:
-                self._packed = False
-                state, hidden = self._start(PaddedState(self.network), prompts)
-        elif state is None:
-            state, hidden = self._start(PaddedState(self.network), prompts)
+        if state is None:
+            state, hidden = self._start(prompts)
         else:
             hidden = state.prefill(prompts)
         output = self._output(hidden)
@@ -104,8 +98,15 @@ class Engine:
         self.prefill_seconds += time.perf_counter() - start
         return state, output
 
-    @staticmethod
-    def _start(state: State, prompts: Sequence[Sequence[int]]) -> tuple[State, torch.Tensor]:
+    def _start(self, prompts: Sequence[Sequence[int]]) -> tuple[State, torch.Tensor]:
+        state: State
+        if self._packed:
+            state = PackedState(self.network)
+            try:
+                return state, state.prefill(prompts)
+            except UnsupportedAttention:
+                self._packed = False
+        state = PaddedState(self.network)
         return state, state.prefill(prompts)
 
     def step(self, state: State, tokens: torch.Tensor | Sequence[int]) -> Output:

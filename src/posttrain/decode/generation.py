@@ -187,7 +187,9 @@ def _ending(model: LanguageModel, stop: Sequence[str], max_new_tokens: int, igno
     if isinstance(stop, str) or not all(stop):
         raise BadRequest("stop must be a list of texts, none of them empty.")
     tokenizer = model.tokenizer
-    special = {text: tokenizer.convert_tokens_to_ids(text) for text in stop if text in tokenizer.all_special_tokens}
+    special = [text for text in stop if text in tokenizer.all_special_tokens]
+    stop_ids = tokenizer.convert_tokens_to_ids(special)
+    assert isinstance(stop_ids, list)
     eos_ids: set[int] = set()
     if not ignore_eos:
         generation_config = getattr(model.network, "generation_config", None)
@@ -196,6 +198,6 @@ def _ending(model: LanguageModel, stop: Sequence[str], max_new_tokens: int, igno
     return Ending(
         max_new_tokens=max_new_tokens,
         eos_ids=frozenset(eos_ids),
-        stop_ids=frozenset(special.values()),
+        stop_ids=frozenset(stop_ids),
         stop=tuple(text for text in stop if text not in special),
     )

@@ -1,8 +1,8 @@
 """The key-value cache: one preallocated block a layer, rows of unequal length, no padding.
 
-Each layer holds keys and values in ``[rows, heads, capacity, head_dim]``; row i uses its first ``lengths[i]`` places. New
-tokens are written in place. Both dimensions grow geometrically, so a cache of n tokens costs O(n) copies in all. Rows are
-dropped, repeated and reordered by `select`, which moves only the rows whose place changes.
+Each layer holds keys and values in ``[rows, heads, capacity, head_dim]``; row i uses its first ``lengths[i]`` places.
+New tokens are written in place. Both dimensions grow geometrically, so a cache of n tokens costs O(n) copies in all.
+Rows are dropped, repeated and reordered by `select`, which moves only the rows whose place changes.
 
 It stands in for transformers' `Cache`: the network calls `update` in every layer. What a pass does (prefill packed
 prompts, or add tokens to every row) is announced before it with `begin_prefill` or `begin_step`.
@@ -42,7 +42,7 @@ class CachePass:
     masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
-        """Additive mask [B, 1, T, width] of a step: 0 where a token may look, -inf elsewhere; None if it may everywhere.
+        """Additive mask [B, 1, T, width] of a step: 0 where a token may look, -inf elsewhere; None if all is visible.
 
         Args:
             window: Number of most recent tokens (its own included) that are visible; None for all.

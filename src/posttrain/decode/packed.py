@@ -98,11 +98,11 @@ def _prefill_attention(
 def _is_sliding(module: nn.Module) -> bool:
     kinds = getattr(getattr(module, "config", None), "layer_types", None)
     layer = getattr(module, "layer_idx", None)
-    return bool(kinds) and layer is not None and layer < len(kinds) and kinds[layer] == "sliding_attention"
+    return kinds is not None and layer is not None and kinds[layer] == "sliding_attention"
 
 
 def supports_cache(network: PreTrainedModel) -> bool:
-    """Whether the network can be tried with `PackedState`: ordinary causal attention and nothing else that remembers."""
+    """Whether `PackedState` can be tried: ordinary causal attention and nothing else that remembers."""
     from transformers import AttentionInterface
 
     if _CACHED not in AttentionInterface._global_mapping:
@@ -148,7 +148,7 @@ class PackedState(State):
         self._body = body(network)
         self._device = next(network.parameters()).device
         self.cache = KeyValueCache()
-        self._arguments = {cache_argument(network): self.cache, "use_cache": True}
+        self._arguments: dict[str, Any] = {cache_argument(network) or "cache": self.cache, "use_cache": True}
 
     @property
     def lengths(self) -> list[int]:  # type: ignore[override]

@@ -74,12 +74,12 @@ class PaddedState(State):
     def select(self, rows: list[int]) -> None:
         index = torch.tensor(rows, dtype=torch.long, device=self._device)
         self._mask = self._mask[index]
-        self._cache.reorder_cache(index)
+        self._cache.reorder_cache(index)  # type: ignore[arg-type]
 
     def truncate(self, lengths: list[int]) -> None:
-        if self._recurrent:
+        if self._recurrent or any(self._cache.is_sliding):
             raise BadRequest(
-                "This network sums its past up, so tokens can't be taken back.", "Choose another search."
+                "This network forgets or sums up its past, so tokens can't be taken back.", "Choose another search."
             )
         # Tokens taken back stay in the cache, masked: counted from the left, real tokens beyond the new length.
         surplus = self._mask.cumsum(1) > torch.tensor(lengths, device=self._device)[:, None]

@@ -18,7 +18,9 @@ _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoding puts in place of byte
 
 def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
     """Text of tokens without special tokens and without cosmetic changes to spaces."""
-    return tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
 
 
 class TextStream:
@@ -79,9 +81,7 @@ class TextStream:
         """Where the earliest stop string begins that reaches into the newest text."""
         text = self.text
         found = [
-            place
-            for stop in self._stop
-            if (place := text.find(stop, max(0, len(self._settled) - len(stop) + 1))) >= 0
+            place for stop in self._stop if (place := text.find(stop, max(0, len(self._settled) - len(stop) + 1))) >= 0
         ]
         return min(found, default=None)
 

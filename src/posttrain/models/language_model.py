@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,18 +67,30 @@ class LanguageModel:
         return sum(p.numel() for p in {p.data_ptr(): p for p in self.network.parameters()}.values())
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, dtypes, shapes and bytes of all tensors of the network, 64 hex digits."""
-        import torch
+        """SHA-256 over names, dtypes, shapes and bytes of all tensors of the network, 64 hex digits.
 
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            flat = tensor.detach().cpu().contiguous().view(-1)
-            digest.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
-        return digest.hexdigest()
+        Each tensor is hashed by itself, several at a time (hashing doesn't hold the interpreter's lock), and one that
+        has several names only once; what is returned is the hash of the list of names and hashes.
+        """
+        state = sorted(self.network.state_dict().items())
+        keys = [(t.data_ptr(), t.dtype, tuple(t.shape), t.stride()) for _, t in state]
+        # Large ones first, so that no thread is left alone with one at the end.
+        distinct = sorted(dict(zip(keys, (t for _, t in state))).items(), key=lambda item: -item[1].nbytes)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            digests = dict(zip([key for key, _ in distinct], pool.map(_tensor_digest, [t for _, t in distinct])))
+        listing = (f"{name} {t.dtype} {list(t.shape)} {digests[key]}\n" for (name, t), key in zip(state, keys))
+        return hashlib.sha256("".join(listing).encode()).hexdigest()
 
     def tokenizer_fingerprint(self) -> str:
         """SHA-256 of the tokenizer's own serialised form, 64 hex digits."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         text = backend.to_str() if backend is not None else json.dumps(sorted(self.tokenizer.get_vocab().items()))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _tensor_digest(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's bytes in row-major order."""
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data if flat.numel() else b"").hexdigest()

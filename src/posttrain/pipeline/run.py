@@ -103,7 +103,7 @@ def run_recipe(
     values = recipe.apply_overrides(values, overrides)
     frame = recipe.Recipe.parse(values, "")
     entries = parse_steps(frame.steps)
-    _refuse_foreign_folder(folder)
+    _refuse_foreign_folder(folder, "recipe.yaml", "run")
     files.write_text(folder / "recipe.yaml", recipe.dump(values))
     return _Run(frame, entries, folder, values).go()
 
@@ -119,13 +119,14 @@ def _run_to_resume(out: Path | str | None) -> Path:
     return runs[-1].parent
 
 
-def _refuse_foreign_folder(folder: Path) -> None:
+def _refuse_foreign_folder(folder: Path, marker: str, what: str) -> None:
+    """Refuse to write into a folder that holds somebody's files: one with visible files but without `marker`."""
     if folder.exists() and not folder.is_dir():
         raise BadRequest(f"{folder} is a file, not a folder.", "Choose another --out.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "recipe.yaml").exists():
-        leftovers = [p for p in folder.iterdir() if not p.name.startswith(".")]
-        if leftovers:
-            raise BadRequest(f"{folder} holds files that aren't a run's ({leftovers[0].name}).", "Choose another --out.")
+    if folder.is_dir() and not (folder / marker).exists():
+        foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if foreign:
+            raise BadRequest(f"{folder} holds files that aren't a {what}'s ({foreign[0]}).", "Choose another --out.")
 
 
 def parse_steps(steps: Sequence[dict[str, Any]]) -> list[Entry]:
@@ -404,7 +405,7 @@ def single_step(
     step: Step = catalog.find("step", verb).parse(settings, verb)
     folder = Path(out) if out else None
     if folder is not None:
-        _refuse_model_overwrite(folder)
+        _refuse_foreign_folder(folder, CARD_FILE, "saved model")
     work = folder.parent / f".{folder.name}.unfinished" if folder else Path(tempfile.mkdtemp(prefix="posttrain-"))
     reference = model if isinstance(model, str) else (model.reference or "model")
     if isinstance(model, str):
@@ -442,12 +443,3 @@ def single_step(
         raise
     shutil.rmtree(work, ignore_errors=True)
     return outcome
-
-
-def _refuse_model_overwrite(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise BadRequest(f"{folder} is a file, not a folder.", "Choose another --out.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CARD_FILE).exists():
-        raise BadRequest(f"{folder} holds files that aren't a saved model's.", "Choose another --out.")
-
-

@@ -9,7 +9,7 @@ from posttrain.ops.kernels import int8_linear
 
 
 class Int8Linear(nn.Module):
-    """Stands where an nn.Linear stood.
+    """Stands where an nn.Linear or GPT-2's Conv1D stood; it has no parameters, so nothing trains it.
 
     Attributes:
         weight: int8 [outputs, inputs].
@@ -27,11 +27,11 @@ class Int8Linear(nn.Module):
         self.scale: torch.Tensor
         self.bias: torch.Tensor | None
         self.register_buffer("weight", torch.empty(outputs, inputs, dtype=torch.int8))
-        self.register_buffer("scale", torch.empty(outputs))
-        self.register_buffer("bias", torch.empty(outputs) if bias else None)
+        self.register_buffer("scale", torch.empty(outputs, dtype=torch.float32))
+        self.register_buffer("bias", torch.empty(outputs, dtype=torch.float32) if bias else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., inputs] -> [..., outputs]."""
+        """[..., inputs] -> [..., outputs] in the type of `x`; differentiable with respect to `x`."""
         return int8_linear(x, self.weight, self.scale, self.bias, dynamic=self.dynamic)
 
     def effective_weight(self) -> torch.Tensor:
@@ -41,3 +41,10 @@ class Int8Linear(nn.Module):
     def extra_repr(self) -> str:
         """Shown when the network is printed."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, dynamic={self.dynamic}"
+
+
+def matrix_of(layer: nn.Module) -> torch.Tensor:
+    """The weight of an nn.Linear or a Conv1D, without gradient, as float32 [outputs, inputs]."""
+    assert isinstance(layer.weight, torch.Tensor)
+    weight = layer.weight.detach().float()
+    return weight.T if type(layer).__name__ == "Conv1D" else weight

@@ -1,7 +1,7 @@
 """Top-p, or nucleus: keep the smallest set of tokens whose probabilities add up to at least p.
 
 Holtzman et al., 2020, "The Curious Case of Neural Text Degeneration", section 3.1. The token that crosses p is kept.
-Among equally probable tokens at the edge those with the highest ids are kept, as many as are needed.
+Of equally probable tokens at the edge, as many as are needed are kept, those with the lowest ids, as in greedy search.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 # A sum of float32 probabilities that falls short of p by no more than this has reached it.
-_ROUNDING = 1e-6
+_ROUNDING = 2e-7
 
 # The nucleus is looked for among so many of the most probable tokens first; a full sort is slow.
 _CANDIDATES = 256
@@ -40,8 +40,8 @@ class TopP(LogitsProcessor):
         assert kept is not None
         keep = logits >= top.gather(-1, kept - 1)
         if bool((keep.sum(-1, keepdim=True) > kept).any()):  # ties at the edge
-            order = logits.sort(dim=-1, stable=True).indices
-            keep = (order.argsort(-1) >= logits.shape[-1] - kept)
+            order = logits.sort(dim=-1, descending=True, stable=True).indices
+            keep = order.argsort(-1) < kept
         return logits.masked_fill(~keep, -float("inf"))
 
     def _kept(self, logits: torch.Tensor, top: torch.Tensor, whole: bool = False) -> torch.Tensor | None:

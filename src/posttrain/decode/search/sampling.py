@@ -53,7 +53,7 @@ class Sampling(Search):
 
 def _draw(logits: torch.Tensor, rows: Sequence[Generated]) -> torch.Tensor:
     """One token a row, [B], from scores [B, V]."""
-    mass = logits.softmax(-1).cumsum(-1, dtype=logits.double().dtype)  # [B, V]
+    mass = logits.softmax(-1).double().cumsum(-1)  # [B, V]
     uniform = mass.new_tensor([[row.random.random()] for row in rows]) * mass[:, -1:]
-    # Strictly greater: a token without probability adds nothing to the mass and can't be the first to exceed.
-    return mass.searchsorted(uniform, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    # As many tokens as don't exceed u come first; one without probability adds nothing, so it is never the next.
+    return (mass <= uniform).sum(-1).clamp(max=logits.shape[-1] - 1)

@@ -54,7 +54,7 @@ class Compare(Step):
         return what in self.on
 
     def _metrics(self) -> list[ModelMetric]:
-        own = {"size", "speed", "samples"}
+        own = ("size", "speed", "samples")
         metrics = [catalog.build("measure", item, "compare.on") for item in self.on if item not in own]
         for metric in metrics:
             if not isinstance(metric, ModelMetric):

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
+from torch import nn
 
+from posttrain.core.errors import BadRequest
 from posttrain.core.settings import Settings
+from posttrain.models.surgery import select
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,6 +31,8 @@ class Quantizer(Settings):
     def quantize(self, model: LanguageModel, calibration: Sequence[Sequence[int]] | None = None) -> None:
         """Quantize in place.
 
+        Who saves the model adds this method's recipe block to `surgery` in its card, see `LanguageModel.card`.
+
         Args:
             model: The model; its network is changed.
             calibration: Token ids of the calibration texts, for methods that need them.
@@ -36,3 +41,22 @@ class Quantizer(Settings):
     @abstractmethod
     def prepare(self, network: PreTrainedModel) -> None:
         """Give an unquantized network the modules it has after `quantize`, with empty tensors, ready for loading."""
+
+    def chosen(self, network: PreTrainedModel) -> dict[str, nn.Module]:
+        """The layers that `targets` names, by dotted name; the network isn't touched.
+
+        Raises:
+            BadRequest: If a rule names nothing, or something that isn't a plain floating-point linear layer.
+        """
+        layers = select(network, self.targets)
+        for name, layer in layers.items():
+            kind = type(layer).__name__
+            if isinstance(layer, nn.Embedding):
+                raise BadRequest(f"{name} is an embedding; only linear layers are quantized.", "Change `targets`.")
+            if not layer.weight.dtype.is_floating_point:
+                raise BadRequest(f"{name} is quantized already ({kind}).", "Quantize the original model.")
+            if not (isinstance(layer, nn.Linear) or kind == "Conv1D"):
+                raise BadRequest(
+                    f"{name} is no plain linear layer ({kind}).", "If it carries an adapter, merge that first."
+                )
+        return layers

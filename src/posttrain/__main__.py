@@ -1,4 +1,4 @@
-"""``python -m posttrain.cli``: the command line without its installed script."""
+"""``python -m posttrain``: the command line."""
 
 from __future__ import annotations
 
