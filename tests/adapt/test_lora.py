@@ -142,7 +142,9 @@ def test_several_adapters_on_one_base(tiny_llama):
         Lora(rank=4).apply(network, name)
         with torch.no_grad():
             for layer in (m for m in network.modules() if isinstance(m, LoraLayer)):
-                layer.B[name].copy_(0.1 * torch.randn(layer.B[name].shape, generator=torch.Generator().manual_seed(seed)))
+                layer.B[name].copy_(
+                    0.1 * torch.randn(layer.B[name].shape, generator=torch.Generator().manual_seed(seed))
+                )
         outputs[name] = _logits(network)
     activate(network, "first")
     assert torch.equal(_logits(network), outputs["first"])

@@ -1,4 +1,4 @@
-"""Packed passes equal one pass a sequence, on every kind of attention; the vocabulary head equals the network's logits."""
+"""Packed passes equal one pass a sequence, on every kind of attention; the vocabulary head equals the logits."""
 
 from __future__ import annotations
 

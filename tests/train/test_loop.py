@@ -167,7 +167,11 @@ def test_evaluating_does_not_change_the_run(tiny_llama):
         settings = Loop(steps=3, learning_rate=1e-2, evaluate_every=every)
         torch.manual_seed(5)
         result = train(
-            network, LanguageModeling(), _batches(tiny_llama), settings, evaluate=lambda: {"loss": float(torch.rand(()))}
+            network,
+            LanguageModeling(),
+            _batches(tiny_llama),
+            settings,
+            evaluate=lambda: {"loss": float(torch.rand(()))},
         )
         losses.append([entry["loss"] for entry in result.history])
     assert losses[0] == losses[1]

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from posttrain.adapt import Adapter, AdapterLayer, activate, adapter_layers
 from posttrain.core.errors import BadRequest, Failure
-from posttrain.models.surgery import features, replace, select
+from posttrain.models.surgery import effective_weight, features, replace, select, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,11 +42,11 @@ class LoraLayer(AdapterLayer):
     @property
     def weight(self) -> torch.Tensor:
         """The base's weight, for code that looks at a module's dtype or shape."""
-        return self.base.weight
+        return weight_of(self.base)
 
     def effective_weight(self) -> torch.Tensor:
         """The matrix that base and active adapter together amount to, differentiable."""
-        weight = self.base.effective_weight() if hasattr(self.base, "effective_weight") else self.base.weight
+        weight = effective_weight(self.base)
         if self.active is None or self.active not in self.A:
             return weight
         return weight + self.delta(self.active)
@@ -54,7 +54,7 @@ class LoraLayer(AdapterLayer):
     def add(self, name: str, rank: int, scaling: float, dropout: float) -> None:
         """Add an adapter: A Kaiming-uniform with a = sqrt(5) as in the authors' code, B zero."""
         inputs, outputs = features(self.base)
-        weight = self.base.weight
+        weight = weight_of(self.base)
         dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
         a = torch.empty(rank, inputs, device=weight.device, dtype=dtype)
         if isinstance(self.base, nn.Embedding):
@@ -206,7 +206,7 @@ class Lora(Adapter):
                     values[name].copy_(tensor)
             # PEFT stores the base of an adapted embedding too, in case the vocabulary has grown.
             stored = tensors.get(f"{prefix}{key}{whole}")
-            if stored is not None and not torch.equal(stored, layer.base.weight.detach().cpu()):
+            if stored is not None and not torch.equal(stored, weight_of(layer.base).detach().cpu()):
                 raise Failure(f"The adapter {folder} was made for a base with another {key}.", "Load that base.")
         return adapter
 
@@ -247,13 +247,13 @@ def _refuse_unsupported(config: dict[str, Any]) -> None:
 def _add_delta(key: str, layer: LoraLayer, name: str, sign: float) -> None:
     if name not in layer.A:
         return
-    weight = layer.base.weight
+    weight = weight_of(layer.base)
     if not weight.dtype.is_floating_point or not isinstance(weight, nn.Parameter):
         raise BadRequest(
             f"{key} is quantized; merging would round the update away.", "Merge first, then quantize the merged model."
         )
     with torch.no_grad():
-        weight.add_(layer.delta(name).to(weight.dtype), alpha=sign)
+        weight.data.add_(layer.delta(name).to(weight.dtype), alpha=sign)
 
 
 def _untie_if_adapted(network: PreTrainedModel) -> None:

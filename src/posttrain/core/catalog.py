@@ -1,8 +1,8 @@
 """The catalog: the folder is the registry.
 
-``adapt: {lora: {rank: 8}}`` names the family `adapt` and the term `lora`; the catalog imports ``posttrain/adapt/lora.py``
-and takes its one public class that satisfies the family's contract. Nothing is listed by hand and nothing is imported
-before it is used. A class of one's own is given as ``my.module:Class``.
+``adapt: {lora: {rank: 8}}`` names the family `adapt` and the term `lora`; the catalog imports
+``posttrain/adapt/lora.py`` and takes its one public class that satisfies the family's contract. Nothing is listed by
+hand and nothing is imported before it is used. A class of one's own is given as ``my.module:Class``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, PlainSerializer, ValidationInfo
 
-from posttrain.core.errors import BadRequest, did_you_mean
-from posttrain.core.settings import Settings
+from posttrain.core.errors import BadRequest, Failure, did_you_mean
+from posttrain.core.settings import Settings, place_of
 
 # The folders whose files are methods, and the name of the contract in each folder's __init__.
 FAMILIES = {
@@ -34,6 +34,9 @@ FAMILIES = {
     "schedule": ("posttrain.train.schedules", "Schedule"),
     "step": ("posttrain.pipeline.steps", "Step"),
 }
+
+# Families of which several methods may stand together in one block (a field made by `blocks`).
+SEVERAL = frozenset({"process", "measure"})
 
 
 def family_package(family: str) -> str:
@@ -61,8 +64,12 @@ def terms(family: str) -> list[str]:
 
 
 def summary(family: str, term: str) -> str:
-    """First sentence of a method's module docstring, read without importing it."""
-    text = (family_folder(family) / f"{term}.py").read_text(encoding="utf-8")
+    """What a method is: the first paragraph of its module docstring on one line, read without importing it.
+
+    Raises:
+        BadRequest: If there is no such method.
+    """
+    text = (family_folder(family) / f"{_stem(family, term)}.py").read_text(encoding="utf-8")
     docstring = ast.get_docstring(ast.parse(text)) or ""
     return " ".join(docstring.split("\n\n")[0].split())
 
@@ -82,18 +89,32 @@ def find(family: str, term: str) -> type[Any]:
 
     Raises:
         BadRequest: If there is no such method, or the outsider's class can't be imported or breaks the contract.
+        Failure: If the method's module can't be imported, for example because an optional package is missing.
     """
-    base = contract(family)
+    family_package(family)
     if ":" in term:
-        return _outside(family, term, base)
-    name = term.replace("-", "_").lower()
-    if name not in terms(family):
-        raise BadRequest(f"There is no method '{term}' in '{family}'.", did_you_mean(term, terms(family)))
-    module = importlib.import_module(f"{family_package(family)}.{name}")
+        return _outside(term, contract(family))
+    name = _stem(family, term)
+    base = contract(family)
+    try:
+        module = importlib.import_module(f"{family_package(family)}.{name}")
+    except Exception as error:
+        raise Failure(
+            f"The method '{name}' of '{family}' can't be loaded: {type(error).__name__}: {error}.",
+            f"It lies in {family_folder(family) / name}.py.",
+        ) from error
     found = _own_subclasses(module.__name__, base)
     if len(found) != 1:
         raise TypeError(f"{module.__name__} must define exactly one public {base.__name__}, found {found}")
     return found[0]
+
+
+def _stem(family: str, term: str) -> str:
+    """A method's file name without its ending; dashes, underscores and capitals don't matter."""
+    name = term.replace("-", "_").lower()
+    if name not in terms(family):
+        raise BadRequest(f"There is no method '{term}' in '{family}'.", did_you_mean(term, terms(family)))
+    return name
 
 
 def _own_subclasses(module_name: str, base: type) -> list[type]:
@@ -107,19 +128,22 @@ def _own_subclasses(module_name: str, base: type) -> list[type]:
     ]
 
 
-def _outside(family: str, reference: str, base: type) -> type[Any]:
+def _outside(reference: str, base: type) -> type[Any]:
     module_name, _, class_name = reference.partition(":")
     if str(Path.cwd()) not in sys.path:  # a class beside the recipe, as with `python -m`
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # whatever an outsider's module raises
         raise BadRequest(
-            f"'{reference}' can't be imported: {error}.", "Install it, or run from the folder that holds it."
+            f"'{reference}' can't be imported: {type(error).__name__}: {error}.",
+            "Install it, or run from the folder that holds it." if isinstance(error, ImportError) else "",
         ) from error
     found = getattr(module, class_name, None)
     if not (inspect.isclass(found) and issubclass(found, base)):
-        raise BadRequest(f"'{reference}' is not a {base.__name__}.", f"Subclass {base.__module__}.{base.__name__}.")
+        raise BadRequest(f"'{reference}' is no {base.__name__}.", f"Subclass {base.__module__}.{base.__name__}.")
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise BadRequest(f"'{reference}' doesn't fulfil {base.__name__}.", f"Define {', '.join(missing)}.")
     return found
 
 
@@ -138,7 +162,7 @@ def build(family: str, block: Any, where: str = "") -> Any:
     Args:
         family: For example ``adapt``.
         block: ``"lora"``, ``{"lora": {"rank": 8}}``, ``{"lora": None}`` or an instance, which is returned as it is.
-        where: Place in the recipe for error messages.
+        where: The block's place in the recipe for error messages; the family's name when not given.
 
     Raises:
         BadRequest: On anything else, an unknown term or unknown settings.
@@ -146,12 +170,17 @@ def build(family: str, block: Any, where: str = "") -> Any:
     base = contract(family)
     if isinstance(block, base):
         return block
-    where = f"{where}.{family}" if where else family
+    where = where or family
     if isinstance(block, str):
         block = {block: None}
-    if not isinstance(block, dict) or len(block) != 1:
+    if isinstance(block, dict) and len(block) > 1:
+        for term in block:
+            find(family, str(term))  # the second key is rather a misspelt or misplaced one than a second method
+        names = " and ".join(f"'{term}'" for term in block)
+        raise BadRequest(f"'{where}' takes one method, not {names} together.", "Leave one of them out.")
+    if not isinstance(block, dict) or not block:
         raise BadRequest(
-            f"'{where}' expects one method, as in {{{terms(family)[0]}: {{…}}}}, not {block!r}.",
+            f"'{where}' expects a method, as in {{{terms(family)[0]}: {{…}}}}, not {block!r}.",
             f"Known: {', '.join(terms(family))}.",
         )
     ((term, values),) = block.items()
@@ -163,7 +192,7 @@ def build(family: str, block: Any, where: str = "") -> Any:
 
 def dump(method: Any) -> dict[str, Any]:
     """The recipe block that `build` would turn into this method again."""
-    return {term_of(method): method.model_dump(mode="json")}
+    return {term_of(method): method.model_dump(mode="json", by_alias=True)}
 
 
 @dataclass(frozen=True)
@@ -175,29 +204,31 @@ class FamilyOf:
 
 def block(family: str) -> Any:
     """Type of a settings field that holds one method of a family: ``adapt: block("adapt")``."""
+
+    def parse(value: Any, info: ValidationInfo) -> Any:
+        return None if value is None else build(family, value, place_of(info))
+
     return Annotated[
         Any,
-        BeforeValidator(lambda value: None if value is None else build(family, value)),
+        BeforeValidator(parse),
         PlainSerializer(lambda value: None if value is None else dump(value), return_type=dict[str, Any] | None),
-        FamilyOf(family),
     ]
 
 
 def blocks(family: str) -> Any:
     """Type of a settings field that holds a list of methods, written as a list or as one mapping, in written order."""
 
-    def parse(value: Any) -> list[Any]:
+    def parse(value: Any, info: ValidationInfo) -> list[Any]:
         if value is None:
             return []
         if isinstance(value, dict):
             value = [{term: settings} for term, settings in value.items()]
-        if isinstance(value, str):
+        if not isinstance(value, (list, tuple)):
             value = [value]
-        return [build(family, item) for item in value]
+        return [build(family, item, place_of(info)) for item in value]
 
     return Annotated[
         list[Any],
         BeforeValidator(parse),
         PlainSerializer(lambda value: [dump(item) for item in value], return_type=list[dict[str, Any]]),
-        FamilyOf(family),
     ]

@@ -20,7 +20,8 @@ class Event:
     """Something that happened.
 
     Attributes:
-        kind: ``start`` (fields total, unit), ``advance`` (done, values), ``end`` (seconds, ok), ``message`` (text, level).
+        kind: ``start`` (fields total, unit, done), ``advance`` (done, total, unit, values), ``end`` (seconds, ok),
+            ``message`` (level).
         name: The task's name; for a message, the text.
         time: Seconds since the epoch.
         fields: What belongs to the kind.

@@ -62,7 +62,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         if number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise Failure(f"No permission to write {path}.", "Choose another folder with --out.") from error
         if number in (errno.ENOTDIR, errno.EISDIR):
-            raise BadRequest(f"{path} can't be written: {os.strerror(number).lower()}.", "Choose another --out.") from error
+            raise BadRequest(
+                f"{path} can't be written: {os.strerror(number).lower()}.", "Choose another --out."
+            ) from error
         raise
 
 
@@ -81,8 +83,8 @@ def remove_leftovers(folder: Path) -> None:
     for leftover in folder.glob(f"{_TEMPORARY}*"):
         try:
             lock = os.open(leftover, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # its writer has just finished
+        except OSError:
+            continue  # its writer has just finished, or it is another user's
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for old in leftover.glob(f"{_REPLACED}/*"):
@@ -97,19 +99,12 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def _workplace(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, gone afterwards; the lock on it dies with its process, however that ends."""
+    """Yield a temporary folder beside `path`, gone afterwards; its lock ends with the process, however that ends."""
     if path.parent.exists() and not path.parent.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
-    while True:
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
-        lock = os.open(temporary, os.O_RDONLY)
-        with suppress(OSError):  # a file system without locks: then nobody else gets one to remove the folder either
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if temporary.exists():
-            break
-        os.close(lock)  # taken for a leftover in the moment before it was locked
+    temporary, lock = _locked_folder(path.parent)
     try:
         yield temporary
     finally:
@@ -117,9 +112,24 @@ def _workplace(path: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+def _locked_folder(parent: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=parent))
+        # Another process may take the folder for a leftover in the moment before it is locked; then here is a new one.
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        with suppress(OSError):  # a file system without locks: then nobody else gets one to remove the folder either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)
+
+
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a path to write to, of the same name; when the block succeeds the file is flushed to disk and moved to `path`.
+    """Yield a path to write to, of the same name; when the block succeeds the file is synced and moved to `path`.
 
     Raises:
         Failure: If the disk is full or `path` may not be written; what was there before is intact.
@@ -266,12 +276,13 @@ def save_checkpoint(folder: Path | str, tensors: dict[str, torch.Tensor], state:
         folder: The folder that holds the checkpoint.
         tensors: Everything that is a tensor (parameters, optimizer moments, random states).
         state: Everything else; must be JSON-able.
+
+    Raises:
+        Failure: If the disk is full or the folder can't be written; the last checkpoint is intact.
     """
     from safetensors.torch import save_file
 
-    folder = Path(folder)
-    remove_leftovers(folder)
-    with atomic_file(folder / "checkpoint.safetensors") as temporary:
+    with atomic_file(Path(folder) / "checkpoint.safetensors") as temporary:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, metadata={"state": json.dumps(state)})
 

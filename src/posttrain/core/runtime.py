@@ -10,6 +10,7 @@ import platform
 import random
 import resource
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.core.errors import BadRequest, did_you_mean
@@ -17,7 +18,15 @@ from posttrain.core.errors import BadRequest, did_you_mean
 if TYPE_CHECKING:
     import torch
 
-_DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16"}
+_DEVICES = "Use auto, cpu, cuda, cuda:N or mps."
+_DTYPES = {
+    "float32": "float32",
+    "fp32": "float32",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "fp16": "float16",
+}
 
 
 def device(name: str = "auto") -> torch.device:
@@ -35,9 +44,17 @@ def device(name: str = "auto") -> torch.device:
     try:
         chosen = torch.device(name)
     except RuntimeError:
-        raise BadRequest(f"There is no device '{name}'.", "Use auto, cpu, cuda, cuda:N or mps.") from None
+        raise BadRequest(f"There is no device '{name}'.", _DEVICES) from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise BadRequest("No CUDA device is visible to torch on this machine.", "Use --set device=cpu.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise BadRequest(
+            f"There is no device '{name}': torch sees {torch.cuda.device_count()}, counted from 0.", _DEVICES
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise BadRequest("This machine has no MPS device (Apple silicon).", "Use --set device=cpu.")
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise BadRequest(f"posttrain doesn't compute on '{name}'.", _DEVICES)
     return chosen
 
 
@@ -77,7 +94,10 @@ def random_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     }
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    state = {"python": [version, list(words), gauss], "numpy": [algorithm, int(position), int(has_gauss), float(cached)]}
+    state = {
+        "python": [version, list(words), gauss],
+        "numpy": [algorithm, int(position), int(has_gauss), float(cached)],
+    }
     return tensors, state
 
 
@@ -98,8 +118,13 @@ def restore_random_state(tensors: dict[str, torch.Tensor], state: dict[str, Any]
 
 def peak_memory_mb() -> float:
     """Peak resident memory of this process in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+    try:
+        # getrusage would count what the parent used before it started this process.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, IndexError):  # not Linux, or one without the field
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 def device_memory_mb() -> float | None:
@@ -137,7 +162,7 @@ def machine() -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
             for line in lines:
                 if line.startswith("model name"):
                     return line.split(":", 1)[1].strip()

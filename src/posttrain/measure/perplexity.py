@@ -2,8 +2,10 @@
 
 A window of W tokens moves by a stride of S; only the tokens no earlier window scored are scored, each with at least
 W - S tokens of context (as in the fixed-length recipe of Hugging Face's documentation). The last window ends with the
-text and may be shorter. Windows are packed without padding, so the batch size changes nothing beyond the rounding of
-float32 sums (1e-7 of the value); logits are taken in chunks and only for scored tokens; sums are float64.
+text and may be shorter. Where windows don't overlap (S = W), the token before a window is read too, so that its first
+token can be scored, as lm-evaluation-harness does it. Windows are packed without padding, so the batch size changes
+nothing beyond the rounding of float32 sums (1e-7 of the value); logits are taken in chunks and only for scored tokens;
+sums are float64.
 
 Each record of a data set is a document of its own: no window crosses from one to the next. Special tokens are the
 tokenizer's own default and stand in the signature; the first token of a document has no predecessor and isn't scored,
@@ -50,7 +52,7 @@ _FEWEST_ITEMS = 20
 
 @dataclass(frozen=True)
 class Window:
-    """One window: tokens [begin, end) of a document are read, the last `scored` of them are scored."""
+    """A window over tokens [begin, end) of a document: the last `scored` are scored, all but the last one are read."""
 
     begin: int
     end: int
@@ -58,13 +60,20 @@ class Window:
 
 
 def windows(length: int, window: int, stride: int) -> list[Window]:
-    """The windows over a document of `length` tokens; the first token has no predecessor and is never scored."""
+    """The windows over a document of `length` tokens; the first token has no predecessor and is never scored.
+
+    Args:
+        length: Tokens of the document.
+        window: Tokens of a window, at least 2.
+        stride: By how much it moves, in [1, window].
+    """
     found: list[Window] = []
     done = 1
     for begin in range(0, length, stride):
         end = min(begin + window, length)
         if end > done:
-            found.append(Window(begin, end, end - done))
+            # Without overlap the first scored token needs one token before the window; `window` tokens are read then.
+            found.append(Window(min(begin, done - 1), end, end - done))
         done = max(done, end)
         if end == length:
             break
@@ -97,13 +106,14 @@ def token_nll(
     with torch.inference_mode(), events.task("Perplexity", total=total, unit="tokens") as progress:
         for start in range(0, len(work), batch_size):
             batch = work[start : start + batch_size]
-            ids = torch.tensor([t for i, w in batch for t in documents[i][w.begin : w.end]], device=device)
-            ends = np.cumsum([w.end - w.begin for _, w in batch])
-            boundaries = torch.tensor([0, *ends], device=device)
-            # The token at position t is predicted by the hidden state at t - 1.
-            rows = torch.cat([torch.arange(e - w.scored, e, device=device) for (_, w), e in zip(batch, ends.tolist())])
-            hidden = hidden_states(network, ids, boundaries)[rows - 1]
-            logprobs = _logprobs(head, hidden, ids[rows])
+            read = [documents[i][w.begin : w.end - 1] for i, w in batch]
+            wanted = [t for i, w in batch for t in documents[i][w.end - w.scored : w.end]]
+            ends = np.cumsum([len(ids) for ids in read]).tolist()
+            # The hidden state of a token predicts the next one, so those of the last `scored` tokens read are needed.
+            rows = torch.cat([torch.arange(end - w.scored, end) for (_, w), end in zip(batch, ends)]).to(device)
+            flat = torch.tensor([t for ids in read for t in ids], device=device)
+            hidden = hidden_states(network, flat, torch.tensor([0, *ends], device=device))[rows]
+            logprobs = _logprobs(head, hidden, torch.tensor(wanted, device=device))
             nll = np.split(-logprobs.float().cpu().numpy(), np.cumsum([w.scored for _, w in batch])[:-1])
             results += [(i, w, part) for (i, w), part in zip(batch, nll)]
             progress.advance(sum(w.scored for _, w in batch))

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from posttrain.models.surgery import effective_weight
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -44,7 +46,16 @@ def _packed_attention(
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, is_causal, sliding_window=sliding_window, **more
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout,
+            scaling,
+            is_causal,
+            sliding_window=sliding_window,
+            **more,
         )
     causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
     grouped = query.shape[1] != key.shape[1]
@@ -79,7 +90,7 @@ def supports_packing(network: PreTrainedModel) -> bool:
     return bool(getattr(network, "_supports_attention_backend", False)) and capped is None
 
 
-def body(network: PreTrainedModel) -> PreTrainedModel:
+def body(network: PreTrainedModel) -> nn.Module:
     """The network without its head: what turns token ids into hidden states."""
     return network.base_model
 
@@ -181,6 +192,4 @@ def vocabulary_head(network: PreTrainedModel) -> VocabularyHead:
     if (divisor := getattr(config, "logits_scaling", None)) is not None:
         scale /= float(divisor)
     softcap = getattr(config, "final_logit_softcapping", None)
-    # A wrapped projection (adapted, quantized) says which matrix it amounts to.
-    weight = head.effective_weight() if hasattr(head, "effective_weight") else head.weight
-    return VocabularyHead(head, weight, getattr(head, "bias", None), scale, softcap)
+    return VocabularyHead(head, effective_weight(head), getattr(head, "bias", None), scale, softcap)

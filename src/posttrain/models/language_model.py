@@ -69,7 +69,8 @@ class LanguageModel:
     def fingerprint(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes of all tensors of the network, 64 hex digits.
 
-        Each tensor is hashed by itself, several at a time (hashing doesn't hold the interpreter's lock), and one that
+        Modules of this package are described too, because two that differ only in a setting (a layer that rounds its
+        activations or doesn't) compute different things from the same tensors. Each tensor is hashed by itself, several at a time (hashing doesn't hold the interpreter's lock), and one that
         has several names only once; what is returned is the hash of the list of names and hashes.
         """
         state = sorted(self.network.state_dict().items())
@@ -79,7 +80,12 @@ class LanguageModel:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             digests = dict(zip([key for key, _ in distinct], pool.map(_tensor_digest, [t for _, t in distinct])))
         listing = (f"{name} {t.dtype} {list(t.shape)} {digests[key]}\n" for (name, t), key in zip(state, keys))
-        return hashlib.sha256("".join(listing).encode()).hexdigest()
+        own = [
+            f"{name} {type(module).__name__}({module.extra_repr()})\n"
+            for name, module in self.network.named_modules()
+            if type(module).__module__.startswith("posttrain.")
+        ]
+        return hashlib.sha256("".join([*listing, *own]).encode()).hexdigest()
 
     def tokenizer_fingerprint(self) -> str:
         """SHA-256 of the tokenizer's own serialised form, 64 hex digits."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 
 from posttrain.core.errors import BadRequest, did_you_mean
@@ -19,19 +20,41 @@ if TYPE_CHECKING:
 
 GROUPS = ("attention", "mlp", "all-linear", "embeddings")
 
+# Words in the dotted names of feed-forward blocks; fc1, fc2: OPT, BART; intermediate, output.dense: BERT and its kin;
+# densereludense: T5.
+_MLP = ("mlp", "feed_forward", "ffn", "fc1", "fc2", "intermediate", "output.dense", "densereludense")
+
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear map with a 2-D weight: nn.Linear, GPT-2's Conv1D, or one that says so (`is_linear`)."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D" or getattr(module, "is_linear", False)
+    """Whether a module is a linear map of a 2-D weight: nn.Linear, GPT-2's Conv1D, or one that says `is_linear`."""
+    return isinstance(module, nn.Linear) or _is_conv1d(module) or bool(getattr(module, "is_linear", False))
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """GPT-2's Conv1D, a linear map whose weight lies transposed: [inputs, outputs]; told by name to save an import."""
+    return type(module).__name__ == "Conv1D"
 
 
 def features(module: nn.Module) -> tuple[int, int]:
     """(inputs, outputs) of a linear map or an embedding."""
+    shape: Any = module
     if isinstance(module, nn.Embedding):
         return module.num_embeddings, module.embedding_dim
-    if type(module).__name__ == "Conv1D":
-        return module.weight.shape[0], module.weight.shape[1]
-    return int(module.in_features), int(module.out_features)
+    if _is_conv1d(module):
+        inputs, outputs = shape.weight.shape
+        return inputs, outputs
+    return int(shape.in_features), int(shape.out_features)
+
+
+def weight_of(module: nn.Module) -> torch.Tensor:
+    """The stored weight of a linear map or an embedding, as it lies in memory."""
+    return cast("torch.Tensor", module.weight)
+
+
+def effective_weight(module: nn.Module) -> torch.Tensor:
+    """The matrix a module amounts to; one that is wrapped, adapted or quantized says so by a method of this name."""
+    own = getattr(module, "effective_weight", None)
+    return cast("torch.Tensor", own()) if own is not None else weight_of(module)
 
 
 def _is_head(network: PreTrainedModel, module: nn.Module) -> bool:
@@ -44,7 +67,7 @@ def _in_group(name: str, group: str) -> bool:
     words = name.lower()
     if group == "attention":
         return "attn" in words or "attention" in words
-    return any(word in words for word in ("mlp", "feed_forward", "ffn", "fc1", "fc2", "intermediate", "output.dense"))
+    return any(word in words for word in _MLP)
 
 
 def select(network: PreTrainedModel, targets: str | Sequence[str]) -> dict[str, nn.Module]:
@@ -67,7 +90,7 @@ def select(network: PreTrainedModel, targets: str | Sequence[str]) -> dict[str, 
     for rule in rules:
         found = {name for name, module in candidates.items() if _matches(network, name, module, rule)}
         if not found:
-            known = {name.rsplit(".", 1)[-1] for name in candidates} | set(GROUPS)
+            known = {name.rsplit(".", 1)[-1] for name in candidates} | {*GROUPS} - {rule}
             raise BadRequest(f"No module of {type(network).__name__} matches '{rule}'.", did_you_mean(rule, known))
         chosen |= found
     return {name: module for name, module in candidates.items() if name in chosen}

@@ -1,9 +1,9 @@
 """Running a recipe: steps in order, each skipped when nothing that goes into it has changed, resumed where it stopped.
 
-Layout of a run's folder: ``recipe.yaml``, ``summary.json``, ``report.html``, ``events.jsonl`` and one folder a step under
-``steps/`` with its result, its model if it made one, and its checkpoint while it is at work. A step counts as done when
-its ``result.json`` is there with the key of what goes into it; everything is written atomically, so kill -9 at any moment
-loses at most the work since the last checkpoint.
+Layout of a run's folder: ``recipe.yaml``, ``summary.json``, ``report.html``, ``events.jsonl`` and one folder a step
+under ``steps/`` with its result, its model if it made one, and its checkpoint while it is at work. A step counts as
+done when its ``result.json`` is there with the key of what goes into it; everything is written atomically, so kill -9
+at any moment loses at most the work since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -113,7 +113,10 @@ def _run_to_resume(out: Path | str | None) -> Path:
         if not (Path(out) / "recipe.yaml").exists():
             raise BadRequest(f"There is no run to resume in {out}.", "Give the folder of a run with --out.")
         return Path(out)
-    runs = sorted(RUNS.glob("*/recipe.yaml"), key=lambda p: (p.parent / "steps").stat().st_mtime if (p.parent / "steps").exists() else 0.0)
+    runs = sorted(
+        RUNS.glob("*/recipe.yaml"),
+        key=lambda p: (p.parent / "steps").stat().st_mtime if (p.parent / "steps").exists() else 0.0,
+    )
     if not runs:
         raise BadRequest(f"There is no run to resume under {RUNS}.", "Give the folder of a run with --out.")
     return runs[-1].parent
@@ -256,7 +259,7 @@ class _Run:
         return files.jsonable(record)
 
     def _current(self, name: str) -> LanguageModel:
-        """The model in memory if it is the one wanted, else loaded; names of steps that made none mean their source's."""
+        """The model in memory if it is the one wanted, else loaded; a step that made none stands for its source."""
         slot = self.slots[name]
         if self.live is None or self.slots[self.live[0]].key != slot.key:
             self.live = None  # let go of the old one before loading
@@ -381,8 +384,15 @@ def _event_log(path: Path) -> Iterator[None]:
 
 
 def single_step(
-    verb: str, settings: dict[str, Any], model: str | LanguageModel, *, out: Path | str | None = None, seed: int = 0,
-    device: str = "auto", dtype: str = "float32", resume: bool = False,
+    verb: str,
+    settings: dict[str, Any],
+    model: str | LanguageModel,
+    *,
+    out: Path | str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "float32",
+    resume: bool = False,
 ) -> Outcome:
     """Run one step outside a recipe.
 
@@ -427,7 +437,9 @@ def single_step(
         current=current,
     )
     inputs = step.inputs(context)
-    key = fingerprint([verb, step.model_dump(mode="json", by_alias=True), context.keys["base"], seed, inputs, __version__])
+    key = fingerprint(
+        [verb, step.model_dump(mode="json", by_alias=True), context.keys["base"], seed, inputs, __version__]
+    )
     try:
         if folder is None or not resume:
             shutil.rmtree(work, ignore_errors=True)

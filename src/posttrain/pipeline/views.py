@@ -1,6 +1,6 @@
 """What a step wants the reader of the report to see: curves, tables, samples, notes.
 
-Steps describe, the report draws. A view is plain JSON-able data, so a finished step can be shown again without running it.
+Steps describe, the report draws. A view is plain JSON-able data, so a finished step can be shown again later.
 """
 
 from __future__ import annotations

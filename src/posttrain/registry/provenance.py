@@ -20,14 +20,14 @@ def new_card(
     """The card of a model made from another.
 
     Args:
-        parent: The model it was made from; its card is carried along whole.
+        parent: The model it was made from; the history on its card is carried along.
         name: Name of the new model.
         made_by: The recipe step, ``{verb: settings}``.
         inputs: Hashes of the data that went in.
         seed: Seed of the step.
         key: Content key of the step.
     """
-    before = parent.card
+    before, machine = parent.card, runtime.machine()
     root = before.get("root") or {"reference": parent.reference, "source": before.get("source")}
     # What an adapter sits on; a model with weights of its own needs no base.
     base = {"base": parent.reference} if parent.adapter is not None else {}
@@ -42,10 +42,10 @@ def new_card(
             *before.get("history", []),
             {"name": name, "made_by": made_by, "inputs": inputs, "seed": seed, "key": key},
         ],
-        "surgery": before.get("surgery", []),
+        "surgery": list(before.get("surgery", [])),
         "key": key,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {k: v for k, v in runtime.machine().items() if k in ("posttrain", "torch", "transformers", "python")},
+        "versions": {name: machine[name] for name in ("posttrain", "torch", "transformers", "python")},
     }
 
 
@@ -66,9 +66,9 @@ def lineage(card: dict[str, Any]) -> dict[str, list[Any]]:
         edges.append([last, node, verb])
         for label, value in entry.get("inputs", {}).items():
             if isinstance(value, dict) and "source" in value:
-                data = f"data-{value['source']}"
-                if data not in {n["id"] for n in nodes}:
-                    nodes.append({"id": data, "label": value["source"], "kind": "data", "detail": value.get("hash", "")[:12]})
-                edges.append([data, node, label])
+                source, digest = value["source"], (value.get("hash") or "")[:12]
+                if f"data-{source}" not in {known["id"] for known in nodes}:
+                    nodes.append({"id": f"data-{source}", "label": source, "kind": "data", "detail": digest})
+                edges.append([f"data-{source}", node, label])
         last = node
     return {"nodes": nodes, "edges": edges}

@@ -1,9 +1,9 @@
 """The training loop, the only one: batches, an objective, an optimizer.
 
 Each batch is one optimizer step, given as micro-batches; gradients are normalised by the objective's weight over the
-whole batch, so splitting it differently changes nothing. Checkpoints hold parameters, optimizer, data position and random
-state; a run continued from one gives bit for bit what the uninterrupted run gives. A loss that isn't a number stops the
-run with a diagnosis; Ctrl-C finishes the step, saves and stops.
+whole batch, so splitting it differently changes nothing. Checkpoints hold parameters, optimizer, data position and
+random state; a run continued from one gives bit for bit what the uninterrupted run gives. A loss that isn't a number
+stops the run with a diagnosis; Ctrl-C finishes the step, saves and stops.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def train(
     Args:
         network: The network; left in evaluation mode.
         objective: The loss.
-        batches: Gives one optimizer step's micro-batches at a time, without end or for at least `loop.steps` steps. If it
-            has `state_dict` and `load_state_dict`, a resumed run continues at its position; otherwise it is replayed.
+        batches: Gives one optimizer step's micro-batches at a time; a finite one is begun again. If it has
+            `state_dict` and `load_state_dict`, a resumed run continues at its position; otherwise it is replayed.
         loop: Settings.
         evaluate: Gives validation numbers of the network as it is.
         checkpoint: Folder for the checkpoint; a checkpoint found there is continued.
@@ -312,7 +312,9 @@ class _Run:
 
     def _judge(self, stopping: EarlyStopping, values: dict[str, float]) -> None:
         if stopping.metric not in values:
-            raise BadRequest(f"early_stopping.metric '{stopping.metric}' isn't measured.", f"There are: {list(values)}.")
+            raise BadRequest(
+                f"early_stopping.metric '{stopping.metric}' isn't measured.", f"There are: {list(values)}."
+            )
         value = -values[stopping.metric] if stopping.higher_is_better else values[stopping.metric]
         if value < self.best_value:
             self.best_value, self.misses = value, 0
@@ -374,7 +376,8 @@ class _Run:
         names = {key.removeprefix("parameter/") for key in tensors if key.startswith("parameter/")}
         if names != set(self.parameters):
             raise Failure(
-                f"The checkpoint in {self.checkpoint} belongs to other trainable parameters.", "Delete it to start anew."
+                f"The checkpoint in {self.checkpoint} belongs to other trainable parameters.",
+                "Delete it to start anew.",
             )
         with torch.no_grad():
             for key, parameter in self.parameters.items():

@@ -78,16 +78,16 @@ class Step(Settings):
     """Name of the earlier step whose model to work on (`base`: the recipe's own); by default the last model made."""
 
     @classmethod
-    def parse(cls, values: Any, where: str = "") -> Self:
+    def parse(cls, values: Any, where: str = "", implied: str | None = None) -> Self:
         """Validate a recipe entry; keys that aren't fields are the body's method block."""
-        if cls.body and isinstance(values, str):
-            values = {values: None}
+        if cls.body and isinstance(values, (str, list)):
+            values, implied = {cls.body: values}, cls.body
         if cls.body and isinstance(values, dict) and cls.body not in values:
-            known = {n for n in cls.model_fields} | {f.alias for f in cls.model_fields.values() if f.alias}
+            known = set(cls.model_fields) | {f.alias for f in cls.model_fields.values() if f.alias}
             own = {k: v for k, v in values.items() if k in known}
             rest = {k: v for k, v in values.items() if k not in known}
-            values = {**own, cls.body: rest} if rest else own
-        return super().parse(values, where)
+            values, implied = ({**own, cls.body: rest}, cls.body) if rest else (own, None)
+        return super().parse(values, where, implied)
 
     def inputs(self, context: Context) -> dict[str, Any]:
         """What besides the settings, the seed and the model decides the outcome: hashes of data, earlier results."""

@@ -1,4 +1,4 @@
-"""audit: what a data set will teach this model, before anything is trained: rows, tokens, and which tokens carry loss."""
+"""audit: what a data set will teach this model before anything is trained: rows, tokens, and which carry loss."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ class Audit(Step):
         """Audit and show the first record with its mask."""
         model = context.model
         limit = self.max_length or model.context_length
-        found = auditing.audit(
-            self._read(), model.tokenizer, max_length=limit, train_on=self.train_on, chat=self.chat
-        )
+        found = auditing.audit(self._read(), model.tokenizer, max_length=limit, train_on=self.train_on, chat=self.chat)
         result = found.to_dict()
         pieces = result.pop("samples", [])
         shown = {

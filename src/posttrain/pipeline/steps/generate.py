@@ -62,7 +62,7 @@ class Generate(Step):
             batch_size=self.batch_size,
             chat=self.chat,
         )
-        rows = [[g.prompt, g.text] for g in written.generations]
+        rows = [[str(g.prompt), g.text] for g in written.generations]
         result = {
             "generations": [
                 {"prompt": g.prompt, "text": g.text, "token_ids": list(g.token_ids), "logprob": g.logprob}
@@ -86,5 +86,7 @@ def read_prompts(prompts: list[str] | str) -> list[str]:
     records = dataset.read(prompts, lines=True).records
     found = [str(getattr(record, "prompt", None) or getattr(record, "text", "")) for record in records]
     if not all(found):
-        raise BadRequest(f"{prompts} has records without a prompt.", "Give records with a `prompt`, or one text a line.")
+        raise BadRequest(
+            f"{prompts} has records without a prompt.", "Give records with a `prompt`, or one text a line."
+        )
     return found

@@ -35,7 +35,10 @@ class Measure(Step):
         columns = ["metric", "value", "95 % interval", "bits per byte", "how it was measured"]
         if len(found) == 1:
             columns, rows = columns[:4], [row[:4] for row in rows]
-        views = [table("Measured", columns, rows), *[note(f"Signature: {m.signature}") for m in found if len(found) == 1]]
+        views = [
+            table("Measured", columns, rows),
+            *[note(f"Signature: {m.signature}") for m in found if len(found) == 1],
+        ]
         return Outcome({m.name: m.to_dict() for m in found}, views)
 
 

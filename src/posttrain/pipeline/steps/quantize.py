@@ -60,13 +60,18 @@ class Quantize(Step):
         self.method.quantize(model, self._calibration(model))
         model.card = {**model.card, "surgery": [*model.card.get("surgery", []), {"quantize": dump(self.method)}]}
         after = self._state(model)
-        result = {f"{key}_{when}": state[key] for key in before for when, state in (("before", before), ("after", after))}
+        result = {
+            f"{key}_{when}": state[key] for key in before for when, state in (("before", before), ("after", after))
+        }
         result["perplexity_ratio"] = after["perplexity"] / before["perplexity"]
         result["size_ratio"] = before["bytes"] / after["bytes"]
         result["speed_ratio"] = after["tokens_per_second"] / before["tokens_per_second"]
         slower = result["speed_ratio"] < 1 and not self.allow_slower
         result["success"] = not slower
-        rows = [[when, s["bytes"], s["perplexity"], s["interval"], s["tokens_per_second"]] for when, s in (("before", before), ("after", after))]
+        rows = [
+            [when, s["bytes"], s["perplexity"], s["interval"], s["tokens_per_second"]]
+            for when, s in (("before", before), ("after", after))
+        ]
         for key in ("interval_before", "interval_after"):
             result.pop(key)
         columns = ["", "bytes in memory", "perplexity", "95 % interval", "new tokens a second"]
@@ -86,7 +91,9 @@ class Quantize(Step):
     def _calibration(self, model: LanguageModel) -> Sequence[Sequence[int]] | None:
         if self.calibration is None:
             if self.method.needs_calibration:
-                raise BadRequest("This method needs calibration texts.", "Give `calibration`, for example builtin:prose.")
+                raise BadRequest(
+                    "This method needs calibration texts.", "Give `calibration`, for example builtin:prose."
+                )
             return None
         records = dataset.read(self.calibration).records
         ids: list[int] = []

@@ -20,7 +20,7 @@ from posttrain.measure.perplexity import token_nll
 from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.pipeline.views import View, curve, facts, note
-from posttrain.train.loop import Loop, TrainResult, Training, evaluate, train
+from posttrain.train.loop import Loop, Training, TrainResult, evaluate, train
 from posttrain.train.objectives import Encoding
 
 
@@ -69,8 +69,8 @@ class Train(Step, Training):
     batch_size: int = Field(8, ge=1)
     """Records in one optimizer step."""
 
-    tokens_per_pass: int = Field(1024, ge=16)
-    """Most tokens that go through the network at once; a batch is split to fit. Changes memory and speed, not the result."""
+    tokens_per_pass: int = Field(512, ge=16)
+    """Most tokens that go through the network at once; a batch is split to fit. Never changes the result."""
 
     learning_rate: float | None = Field(None, gt=0)
     """Base learning rate; when not given, one that suits the adapter."""
@@ -106,9 +106,7 @@ class Train(Step, Training):
         trainable, share = trainable_share(model.network)
         before = self._numbers(model, held_out, general)
         loop = self._loop(len(items))
-        batches = Batches(
-            items, self.batch_size, self.tokens_per_pass, seed=context.seed, collate=self._collate(model)
-        )
+        batches = Batches(items, self.batch_size, self.tokens_per_pass, seed=context.seed, collate=self._collate(model))
         events.message(
             f"Training {trainable:,} parameters ({share:.2%} of the model) on {len(items)} records, {loop.steps} steps."
         )
@@ -229,5 +227,3 @@ def _views(result: TrainResult, numbers: dict[str, Any], validation: str | None)
             )
         )
     return views
-
-
