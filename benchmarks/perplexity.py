@@ -2,9 +2,10 @@
 
     python benchmarks/perplexity.py --data wikitext-2-test.txt.gz
 
-The peer is the loop of Hugging Face's page on the perplexity of fixed-length models, each window's mean loss weighted by
-the number of tokens it is the mean of. Its time is the loop's alone; ours is all of `Perplexity.measure`: tokens, scores,
-interval and signature. Prints one JSON line: scored tokens a second, peak memory of each process, values, ratios.
+The peer is the loop of Hugging Face's page on the perplexity of fixed-length models, each window's mean loss weighted
+by the number of tokens it is the mean of. Its time is the loop's alone; ours is all of `Perplexity.measure`: tokens,
+scores, interval and signature. Prints one JSON line: scored tokens a second, peak memory of each process, values,
+ratios.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ def _disturb(network: torch.nn.Module) -> None:
 
 @pytest.fixture(params=catalog.terms("adapt"))
 def adapter(request: pytest.FixtureRequest):
-    return catalog.build("adapt", request.param)
+    cls = catalog.find("adapt", request.param)
+    return cls(keep_base=True) if "keep_base" in cls.model_fields else cls()
 
 
 def test_identity_at_step_zero(adapter, tiny_llama):

@@ -537,3 +537,10 @@ def test_smollm2_in_bfloat16_differs_by_less_than_one_per_cent(smollm2: Language
     values = [Perplexity(max_tokens=300, window=256).measure(model).value for model in (smollm2, half)]
     assert values[0] != values[1]
     assert values[1] == pytest.approx(values[0], rel=0.01)
+
+
+@pytest.mark.real_model
+def test_smollm2_equals_float64(smollm2: LanguageModel) -> None:
+    ids = smollm2.tokenizer(dataset.read("builtin:prose").records[0].text, verbose=False)["input_ids"][:200]  # type: ignore[union-attr]
+    expected = float(_nll_of_all(deepcopy(smollm2.network).double(), ids).mean())
+    assert Perplexity(max_tokens=200).measure(smollm2).value == pytest.approx(math.exp(expected), rel=1e-6)

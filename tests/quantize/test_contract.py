@@ -142,7 +142,7 @@ def test_only_the_targets_are_touched(quantizer: Quantizer, model: LanguageModel
 def test_twice_is_refused_and_changes_nothing(quantizer: Quantizer, model: LanguageModel) -> None:
     _quantize(quantizer, model)
     before = model.fingerprint()
-    with pytest.raises(BadRequest, match="is quantized already.*original model"):
+    with pytest.raises(BadRequest, match=r"is quantized already.*original model"):
         quantizer.quantize(model, CALIBRATION)
     with pytest.raises(BadRequest, match="is quantized already"):
         quantizer.prepare(model.network)

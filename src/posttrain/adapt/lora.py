@@ -261,9 +261,9 @@ def _untie_if_adapted(network: PreTrainedModel) -> None:
     embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
     if head is None:
         return
-    pair = [module.base if isinstance(module, LoraLayer) else module for module in (embedding, head)]
+    pair: list[nn.Module] = [module.base if isinstance(module, LoraLayer) else module for module in (embedding, head)]
     adapted = any(isinstance(module, LoraLayer) for module in (embedding, head))
-    if adapted and pair[0].weight is pair[1].weight:
-        pair[0].weight = nn.Parameter(pair[0].weight.detach().clone(), requires_grad=False)
+    if adapted and weight_of(pair[0]) is weight_of(pair[1]):
+        pair[0].weight = nn.Parameter(weight_of(pair[0]).detach().clone(), requires_grad=False)
         network.config.get_text_config().tie_word_embeddings = False
         network.config.tie_word_embeddings = False

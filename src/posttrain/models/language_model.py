@@ -70,8 +70,9 @@ class LanguageModel:
         """SHA-256 over names, dtypes, shapes and bytes of all tensors of the network, 64 hex digits.
 
         Modules of this package are described too, because two that differ only in a setting (a layer that rounds its
-        activations or doesn't) compute different things from the same tensors. Each tensor is hashed by itself, several at a time (hashing doesn't hold the interpreter's lock), and one that
-        has several names only once; what is returned is the hash of the list of names and hashes.
+        activations or doesn't) compute different things from the same tensors. Each tensor is hashed by itself, several
+        at a time (hashing doesn't hold the interpreter's lock), and one that has several names only once; what is
+        returned is the hash of the list of names and hashes.
         """
         state = sorted(self.network.state_dict().items())
         keys = [(t.data_ptr(), t.dtype, tuple(t.shape), t.stride()) for _, t in state]

@@ -17,6 +17,7 @@ from posttrain.data import dataset
 from posttrain.data.collate import Batches
 from posttrain.data.encoded import Encoded
 from posttrain.measure.perplexity import token_nll
+from posttrain.models import saving
 from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.pipeline.views import View, curve, facts, note
@@ -119,7 +120,10 @@ class Train(Step, Training):
             checkpoint=context.folder / "checkpoint",
         )
         after = self._numbers(model, held_out, general)
-        model.adapter = self.adapt
+        if self.adapt.in_place:
+            self.adapt.merge(model.network)
+        else:
+            model.adapter = self.adapt
         numbers = _result(result, trainable, share, before, after)
         return Outcome(numbers, _views(result, numbers, self.validation), model, lambda folder: _save(model, folder))
 
@@ -170,7 +174,10 @@ def _general_tokens(model: LanguageModel, records: dataset.Dataset, limit: int) 
 
 
 def _save(model: LanguageModel, folder: Path) -> None:
-    model.adapter.save(model, folder)
+    if model.adapter is not None:
+        model.adapter.save(model, folder)
+    else:
+        saving.write(model, folder)
 
 
 def _result(

@@ -1,0 +1,24 @@
+"""Head-only fine-tuning (linear probing): the body stays as it is, only the task's head is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from posttrain.adapt import InPlaceAdapter
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+class HeadOnly(InPlaceAdapter):
+    """Train what stands above the body: a classifier, or a language model's vocabulary projection."""
+
+    default_learning_rate: ClassVar[float] = 1e-3
+
+    def selects(self, network: PreTrainedModel, name: str, parameter: nn.Parameter) -> bool:
+        """Parameters outside the body; where the projection is tied to the embedding, that shared matrix."""
+        head = network.get_output_embeddings()
+        if head is not None:
+            return any(parameter is own for own in head.parameters())
+        return not name.startswith(f"{network.base_model_prefix}.")
