@@ -21,12 +21,13 @@ __version__ = "0.1.0"
 _API = {
     "load": "posttrain.pipeline.api",
     "run": "posttrain.pipeline.api",
-    "train": "posttrain.pipeline.api",
     "generate": "posttrain.pipeline.api",
     "perplexity": "posttrain.pipeline.api",
-    "quantize": "posttrain.pipeline.api",
     "audit": "posttrain.pipeline.api",
 }
+
+# packages that are verbs too: see posttrain.core.verb
+_VERBS = ("train", "quantize")
 
 if TYPE_CHECKING:
     from posttrain.pipeline.api import audit, generate, load, perplexity, quantize, run, train
@@ -35,6 +36,8 @@ __all__ = ["__version__", "audit", "generate", "load", "perplexity", "quantize",
 
 
 def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return importlib.import_module(f"posttrain.{name}")
     if name in _API:
         return getattr(importlib.import_module(_API[name]), name)
     raise AttributeError(f"module 'posttrain' has no attribute {name!r}")

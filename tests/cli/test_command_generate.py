@@ -135,13 +135,13 @@ def test_a_terminal_sees_the_text_while_it_is_written(invoke, model, monkeypatch
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["x", "--search", "greedy", "--top-k", "3"], "Unknown key 'search.greedy.top_k'."),
+        (["x", "--search", "greedy", "--top-k", "3"], "Unknown key 'generate.search.greedy.top_k'."),
         (["x", "--search", "sampleing"], "Did you mean 'sampling'?"),
         (["x", "--set", "search.sampling.temprature=1"], "Did you mean 'temperature'?"),
         (["x", "--set", "max_new_token=1"], "Did you mean 'max_new_tokens'?"),
         (["x", "--set", "max_new_tokens"], "--set expects path=value, not 'max_new_tokens'."),
         (["x", "--max-new-tokens", "0"], "'generate.max_new_tokens' doesn't fit"),
-        (["x", "--temperature", "-1"], "'search.sampling.temperature' doesn't fit"),
+        (["x", "--temperature", "-1"], "'generate.search.sampling.temperature' doesn't fit"),
         (["x", "--batch-file", "prompts.txt"], "Prompts are given here and in --batch-file."),
         (["--batch-file", "no/such/prompts.txt"], "no/such/prompts.txt doesn't exist"),
         (["x", "--set", "device=cuda:99"], "CUDA"),

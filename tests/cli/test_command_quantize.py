@@ -25,7 +25,7 @@ def test_human_form_puts_before_beside_after(invoke, model, text, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["dynamic", "--bits", "4"], "Unknown key 'quantize.dynamic.bits'."),
+        (["dynamic", "--bits", "4"], "Unknown key 'quantize.method.dynamic.bits'."),
         (["dynamic", "--set", "target=mlp"], "Did you mean 'targets'?"),
         (["dynamik"], "There is no method 'dynamik' in 'quantize'. Did you mean 'dynamic'?"),
         (["dynamic", "--calibration", "no/such.txt"], "no/such.txt doesn't exist"),

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaForCausalLM
 
-from conftest import make_tiny_tokenizer
 from posttrain.core import catalog, events, files
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.models import sources
@@ -28,6 +27,7 @@ from posttrain.models.language_model import CARD_FILE, LanguageModel
 from posttrain.models.saving import save
 from posttrain.models.sources import gguf as gguf_source
 from posttrain.models.sources import wheel as wheel_source
+from tiny_models import make_tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ from posttrain.core import recipe as recipes
 from posttrain.core.errors import BadRequest
 from posttrain.models import saving
 from posttrain.models.sources import load
-from posttrain.pipeline.run import base_key, parse_steps, read_recipe, run_recipe, shipped_recipes, single_step
+from posttrain.pipeline.run import base_key, parse_steps, read_recipe, run_recipe, shipped_recipes
+from posttrain.pipeline.single_step import single_step
 
 TEXT = "The river rose in the night. In the morning the town was an island, and nobody was sorry. " * 6
 

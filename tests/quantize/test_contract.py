@@ -47,7 +47,6 @@ def model(request: pytest.FixtureRequest, tiny_llama: LanguageModel) -> Language
 
 def _quantize(quantizer: Quantizer, model: LanguageModel) -> LanguageModel:
     quantizer.quantize(model, CALIBRATION)
-    model.card["surgery"] = [*model.card.get("surgery", []), {"quantize": catalog.dump(quantizer)}]
     return model
 
 

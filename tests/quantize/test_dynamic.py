@@ -84,7 +84,6 @@ def test_half_precision_weights(tiny_llama: LanguageModel) -> None:
 
 def test_a_tied_projection_is_quantized_beside_the_embedding(tiny_llama: LanguageModel, tmp_path: Path) -> None:
     Dynamic(targets=["mlp", "lm_head"]).quantize(tiny_llama)
-    tiny_llama.card["surgery"] = [{"quantize": {"dynamic": {"targets": ["mlp", "lm_head"]}}}]
     network = tiny_llama.network
     assert isinstance(network.get_output_embeddings(), Int8Linear)
     assert network.get_input_embeddings().weight.dtype == torch.float32
@@ -108,7 +107,6 @@ def test_smollm2_loses_little_and_shrinks(smollm2: LanguageModel, tmp_path: Path
     before = measure(smollm2)
     small = LanguageModel(deepcopy(smollm2.network), smollm2.tokenizer, card=deepcopy(smollm2.card))
     Dynamic().quantize(small)
-    small.card["surgery"] = [{"quantize": {"dynamic": {}}}]
     after = measure(small)
     assert after.value == pytest.approx(before.value, rel=0.02)
     assert after.signature != before.signature

@@ -81,6 +81,10 @@ class LoraLayer(AdapterLayer):
         flat = output.reshape(-1, output.shape[-1])
         return torch.addmm(flat, low.to(flat.dtype), b.T.to(flat.dtype), alpha=scaling).view(output.shape)
 
+    def extra_repr(self) -> str:
+        """Which adapter is in use and at what scale: part of what the layer computes."""
+        return f"active={self.active}, scaling={self.scaling}"
+
     def delta(self, name: str) -> torch.Tensor:
         """(alpha / r) B A in the shape of the base's weight."""
         product = self.scaling[name] * (self.B[name] @ self.A[name])  # [outputs, inputs]

@@ -113,7 +113,12 @@ def present_run(summary: Mapping[str, Any]) -> None:
     table = _table("step", "", "time", "result", right=(2,))
     for step in summary["steps"]:
         state = "unchanged" if step["skipped"] else step["verb"]
-        table.add_row(step["name"], state, show(step["seconds"], "seconds"), Text(_headline(step["result"])))
+        table.add_row(
+            step["name"],
+            state,
+            show(step["seconds"], "seconds"),
+            Text(step.get("headline") or _headline(step["result"])),
+        )
     write(table, "", f"Report: {summary['report']}")
 
 

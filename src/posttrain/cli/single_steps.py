@@ -31,7 +31,7 @@ def run_step(
     Returns:
         The step's result, with `out` where a model was saved.
     """
-    from posttrain.pipeline.run import single_step
+    from posttrain.pipeline.single_step import single_step
 
     values, place = part(apply_overrides(settings, options.set), options.seed)
     out = getattr(options, "out", None)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from posttrain.core import catalog
 from posttrain.models import sources
 from posttrain.models.language_model import LanguageModel
-from posttrain.pipeline.run import run_recipe, single_step
+from posttrain.pipeline.run import run_recipe
+from posttrain.pipeline.single_step import single_step
 
 if TYPE_CHECKING:
     from posttrain.decode.generation import Generations

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from posttrain.core import catalog, events, files, recipe, runtime
 from posttrain.core.errors import BadRequest, did_you_mean
 from posttrain.core.settings import fingerprint
 from posttrain.models.language_model import CARD_FILE, LanguageModel
-from posttrain.models.sources import load, resolve
+from posttrain.models.sources import load
 from posttrain.pipeline.report import write_report
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.registry.provenance import new_card
@@ -103,7 +102,7 @@ def run_recipe(
     values = recipe.apply_overrides(values, overrides)
     frame = recipe.Recipe.parse(values, "")
     entries = parse_steps(frame.steps)
-    _refuse_foreign_folder(folder, "recipe.yaml", "run")
+    refuse_foreign_folder(folder, "recipe.yaml", "run")
     files.write_text(folder / "recipe.yaml", recipe.dump(values))
     return _Run(frame, entries, folder, values).go()
 
@@ -122,7 +121,7 @@ def _run_to_resume(out: Path | str | None) -> Path:
     return runs[-1].parent
 
 
-def _refuse_foreign_folder(folder: Path, marker: str, what: str) -> None:
+def refuse_foreign_folder(folder: Path, marker: str, what: str) -> None:
     """Refuse to write into a folder that holds somebody's files: one with visible files but without `marker`."""
     if folder.exists() and not folder.is_dir():
         raise BadRequest(f"{folder} is a file, not a folder.", "Choose another --out.")
@@ -217,7 +216,7 @@ class _Run:
         if record is not None:
             events.message(f"{entry.name}: unchanged, taken from the last run.")
         else:
-            _clean_unless(folder, key)
+            clean_unless(folder, key)
             record = self._work(entry, context, key, inputs)
         self.results[entry.name] = record["result"]
         self.keys[entry.name] = key
@@ -251,6 +250,7 @@ class _Run:
             "seconds": time.perf_counter() - start,
             "skipped": False,
             "model": entry.name if outcome.model is not None else None,
+            "headline": outcome.headline,
             "result": outcome.result,
             "views": outcome.views,
         }
@@ -351,7 +351,7 @@ def _finished(folder: Path, key: str) -> dict[str, Any] | None:
     return {**record, "skipped": True}
 
 
-def _clean_unless(folder: Path, key: str) -> None:
+def clean_unless(folder: Path, key: str) -> None:
     """Empty a step's folder unless what lies there is an interrupted attempt at the same work."""
     marker = folder / "key"
     if folder.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == key):
@@ -381,77 +381,3 @@ def _event_log(path: Path) -> Iterator[None]:
 
             with events.listen(write):
                 yield
-
-
-def single_step(
-    verb: str,
-    settings: dict[str, Any],
-    model: str | LanguageModel,
-    *,
-    out: Path | str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    dtype: str = "float32",
-    resume: bool = False,
-) -> Outcome:
-    """Run one step outside a recipe.
-
-    Args:
-        verb: The recipe key.
-        settings: Its settings.
-        model: A reference or a loaded model (which a step may change).
-        out: Where the step's model is saved; required for steps that make one to be kept.
-        seed: Seed of everything random.
-        device: Where to compute.
-        dtype: Precision the model is loaded in.
-        resume: Continue from the checkpoint an interrupted call left beside `out`.
-
-    Returns:
-        What the step left.
-
-    Raises:
-        BadRequest: If settings or `out` are wrong.
-    """
-    step: Step = catalog.find("step", verb).parse(settings, verb)
-    folder = Path(out) if out else None
-    if folder is not None:
-        _refuse_foreign_folder(folder, CARD_FILE, "saved model")
-    work = folder.parent / f".{folder.name}.unfinished" if folder else Path(tempfile.mkdtemp(prefix="posttrain-"))
-    reference = model if isinstance(model, str) else (model.reference or "model")
-    if isinstance(model, str):
-        resolve(model)
-    cache: list[LanguageModel] = [] if isinstance(model, str) else [model]
-
-    def current() -> LanguageModel:
-        if not cache:
-            cache.append(load(reference, device=device, dtype=dtype))
-        return cache[0]
-
-    context = Context(
-        load=lambda name: load(reference, device=device, dtype=dtype),
-        folder=work,
-        seed=seed,
-        model_name=reference,
-        results={},
-        keys={"base": base_key(reference, dtype)},
-        current=current,
-    )
-    inputs = step.inputs(context)
-    key = fingerprint(
-        [verb, step.model_dump(mode="json", by_alias=True), context.keys["base"], seed, inputs, __version__]
-    )
-    try:
-        if folder is None or not resume:
-            shutil.rmtree(work, ignore_errors=True)
-        _clean_unless(work, key)
-        runtime.seed_everything(seed)
-        outcome = step.run(context)
-        if folder is not None and outcome.model is not None:
-            made_by = {verb: step.model_dump(mode="json", by_alias=True, exclude_none=True)}
-            save_model(outcome, folder, folder.name, made_by, inputs, seed, key)
-    except BaseException:
-        if folder is None or not (work / "checkpoint").exists():
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    shutil.rmtree(work, ignore_errors=True)
-    return outcome

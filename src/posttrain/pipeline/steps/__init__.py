@@ -57,12 +57,14 @@ class Outcome:
         views: What the report shows, in order.
         model: The new model, if the step made one.
         save: Writes the new model to a folder; required with `model`.
+        headline: The outcome in a few words, for the overview.
     """
 
     result: dict[str, Any]
     views: list[View] = field(default_factory=list)
     model: LanguageModel | None = None
     save: Callable[[Path], None] | None = None
+    headline: str | None = None
 
 
 class Step(Settings):

@@ -70,4 +70,5 @@ class Audit(Step):
             views.append(note(f"{found.truncated} records are longer than {limit} tokens.", "warning"))
         if pieces:
             views.append(masked_text("The first record as the model sees it", pieces[0]))
-        return Outcome(result, views)
+        share = "" if found.loss_share is None else f", {found.loss_share:.0%} of the tokens carry loss"
+        return Outcome(result, views, headline=f"{found.rows} records{share}")

@@ -78,7 +78,7 @@ class Compare(Step):
                 shown = [[p, *(texts[n][kind][i] for n in texts)] for i, p in enumerate(prompts)]
                 views.append(samples(title, ["prompt", *texts], shown))
                 result[title.lower().replace(" ", "_")] = [dict(zip(["prompt", *texts], row)) for row in shown]
-        return Outcome(result, views)
+        return Outcome(result, views, headline=f"{len(rows)} models side by side")
 
     def _row(self, model: LanguageModel) -> dict[str, Any]:
         row: dict[str, Any] = {}

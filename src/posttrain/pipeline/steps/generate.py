@@ -72,7 +72,10 @@ class Generate(Step):
             "prefill_seconds": written.prefill_seconds,
         }
         speed = facts("Speed", {"new tokens a second": written.tokens_per_second})
-        return Outcome(result, [samples("What it writes", ["prompt", context.model_name], rows), speed])
+        headline = f"{len(rows)} texts, {written.tokens_per_second:.3g} tokens a second"
+        return Outcome(
+            result, [samples("What it writes", ["prompt", context.model_name], rows), speed], headline=headline
+        )
 
 
 def read_prompts(prompts: list[str] | str) -> list[str]:

@@ -39,7 +39,8 @@ class Measure(Step):
             table("Measured", columns, rows),
             *[note(f"Signature: {m.signature}") for m in found if len(found) == 1],
         ]
-        return Outcome({m.name: m.to_dict() for m in found}, views)
+        headline = ", ".join(f"{m.name} {m.value:.4g}" for m in found)
+        return Outcome({m.name: m.to_dict() for m in found}, views, headline=headline)
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

@@ -24,4 +24,5 @@ class Merge(Step):
         model.adapter = None
         result = {"parameters": model.parameter_count(), "bytes": model.nbytes()}
         text = "The adapter is now part of the weights: the same outputs, and no extra work when generating."
-        return Outcome(result, [note(text)], model, lambda folder: saving.write(model, folder))
+        headline = f"{result['parameters'] / 1e6:.1f} million parameters, nothing added"
+        return Outcome(result, [note(text)], model, lambda folder: saving.write(model, folder), headline)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from pydantic import Field
 
-from posttrain.core.catalog import block, dump
+from posttrain.core.catalog import block
 from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
+from posttrain.data.record import Text
 from posttrain.measure import Measurement
 from posttrain.measure.perplexity import Perplexity
 from posttrain.models import saving
@@ -48,7 +49,7 @@ class Quantize(Step):
     def inputs(self, context: Context) -> dict[str, Any]:
         """Hashes of the texts."""
         sources = {"text": self.text} | ({"calibration": self.calibration} if self.calibration else {})
-        found = {key: dataset.read(value) for key, value in sources.items()}
+        found = {key: dataset.read(value, kind="text") for key, value in sources.items()}
         return {key: {"source": value.source, "hash": value.hash} for key, value in found.items()}
 
     def run(self, context: Context) -> Outcome:
@@ -58,7 +59,6 @@ class Quantize(Step):
             raise BadRequest(f"{context.model_name} carries an adapter.", "Put a `merge` step before quantizing.")
         before = self._state(model)
         self.method.quantize(model, self._calibration(model))
-        model.card = {**model.card, "surgery": [*model.card.get("surgery", []), {"quantize": dump(self.method)}]}
         after = self._state(model)
         result = {
             f"{key}_{when}": state[key] for key in before for when, state in (("before", before), ("after", after))
@@ -76,7 +76,8 @@ class Quantize(Step):
             result.pop(key)
         columns = ["", "bytes in memory", "perplexity", "95 % interval", "new tokens a second"]
         views = [table("What quantization cost and gained", columns, rows), _verdict(result, slower)]
-        return Outcome(result, views, model, lambda folder: saving.write(model, folder))
+        headline = f"{result['size_ratio']:.2f} × smaller, {result['speed_ratio']:.2f} × the speed"
+        return Outcome(result, views, model, lambda folder: saving.write(model, folder), headline)
 
     def _state(self, model: LanguageModel) -> dict[str, Any]:
         measured: Measurement = Perplexity(text=self.text, max_tokens=self.max_tokens).measure(model)
@@ -95,10 +96,9 @@ class Quantize(Step):
                     "This method needs calibration texts.", "Give `calibration`, for example builtin:prose."
                 )
             return None
-        records = dataset.read(self.calibration).records
         ids: list[int] = []
-        for record in records:
-            ids += model.tokenizer(dataset.content(record), verbose=False)["input_ids"]
+        for record in dataset.read(self.calibration, kind="text").records:
+            ids += model.tokenizer(cast("Text", record).text, verbose=False)["input_ids"]
         length = self.calibration_length
         return [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)][: self.calibration_rows]
 

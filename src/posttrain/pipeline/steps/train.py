@@ -91,7 +91,7 @@ class Train(Step, Training):
 
     @cached_property
     def _general(self) -> dataset.Dataset | None:
-        return dataset.read(self.forgetting) if self.forgetting else None
+        return dataset.read(self.forgetting, kind="text") if self.forgetting else None
 
     def run(self, context: Context) -> Outcome:
         """Adapt, train, and measure what was gained and what was forgotten."""
@@ -125,7 +125,8 @@ class Train(Step, Training):
         else:
             model.adapter = self.adapt
         numbers = _result(result, trainable, share, before, after)
-        return Outcome(numbers, _views(result, numbers, self.validation), model, lambda folder: _save(model, folder))
+        views = _views(result, numbers, self.validation)
+        return Outcome(numbers, views, model, lambda folder: _save(model, folder), _headline(numbers))
 
     def _encode(self, model: LanguageModel, records: dataset.Dataset) -> list[Encoded]:
         limit = self.encoding.max_length or model.context_length
@@ -204,6 +205,13 @@ def _result(
         # How much more surprised the model is by general text than it was, in nats a token.
         numbers["forgetting"] = after["general_loss"] - before["general_loss"]
     return numbers
+
+
+def _headline(numbers: dict[str, Any]) -> str:
+    if "validation_loss_before" in numbers:
+        before, after = numbers["validation_loss_before"], numbers["validation_loss_after"]
+        return f"held-out loss {before:.3g} → {after:.3g}"
+    return f"training loss {numbers['first_loss']:.3g} → {numbers['loss']:.3g}"
 
 
 def _views(result: TrainResult, numbers: dict[str, Any], validation: str | None) -> list[View]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 from torch import nn
 
+from posttrain.core import catalog
 from posttrain.core.errors import BadRequest
 from posttrain.core.settings import Settings
 from posttrain.models.surgery import select
@@ -27,16 +28,19 @@ class Quantizer(Settings):
     targets: str | list[str] = Field("all-linear")
     """Which modules: attention, mlp, all-linear, module names, or a regular expression; one or a list."""
 
-    @abstractmethod
     def quantize(self, model: LanguageModel, calibration: Sequence[Sequence[int]] | None = None) -> None:
-        """Quantize in place.
-
-        Who saves the model adds this method's recipe block to `surgery` in its card, see `LanguageModel.card`.
+        """Quantize in place, and note it in the card so that the model can be saved and loaded.
 
         Args:
-            model: The model; its network is changed.
+            model: The model; its network and card are changed.
             calibration: Token ids of the calibration texts, for methods that need them.
         """
+        self.apply(model, calibration)
+        model.card = {**model.card, "surgery": [*model.card.get("surgery", []), {"quantize": catalog.dump(self)}]}
+
+    @abstractmethod
+    def apply(self, model: LanguageModel, calibration: Sequence[Sequence[int]] | None) -> None:
+        """Replace the network's modules by quantized ones."""
 
     @abstractmethod
     def prepare(self, network: PreTrainedModel) -> None:

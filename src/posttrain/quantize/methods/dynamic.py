@@ -34,7 +34,7 @@ class Dynamic(Quantizer):
     float_activations: str | list[str] | None = "attention"
     """Layers among the targets that round their weights only, by rules like theirs; null for none."""
 
-    def quantize(self, model: LanguageModel, calibration: Sequence[Sequence[int]] | None = None) -> None:
+    def apply(self, model: LanguageModel, calibration: Sequence[Sequence[int]] | None) -> None:
         """Replace every target by an `Int8Linear` holding its rounded weights.
 
         Raises:
