@@ -227,7 +227,7 @@ class _Run:
         return record
 
     def _key(self, entry: Entry, source: str, inputs: dict[str, Any]) -> str:
-        settings = entry.step.model_dump(mode="json", by_alias=True, exclude={"name"})
+        settings = entry.step.model_dump(mode="json", by_alias=True, exclude={"name", "title"})
         parts = [entry.verb, settings, self.slots[source].key, self.frame.seed, inputs, __version__]
         return fingerprint(parts)
 
@@ -244,6 +244,7 @@ class _Run:
             "key": key,
             "name": entry.name,
             "verb": entry.verb,
+            "title": entry.step.title or entry.name,
             "summary": " ".join((type(entry.step).__doc__ or "").split()),
             "source": context.model_name,
             "inputs": inputs,

@@ -76,6 +76,9 @@ class Step(Settings):
     name: str | None = None
     """The step's name, by which later steps and `from` refer to its model; by default its recipe key."""
 
+    title: str | None = None
+    """Heading of the step in the report; by default its name."""
+
     source: str | None = Field(None, alias="from")
     """Name of the earlier step whose model to work on (`base`: the recipe's own); by default the last model made."""
 

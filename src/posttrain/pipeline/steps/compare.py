@@ -108,7 +108,7 @@ class Compare(Step):
 
 def _views(rows: dict[str, dict[str, Any]]) -> list[View]:
     columns = [key for key in next(iter(rows.values())) if not key.endswith("_interval")]
-    labels = {"bytes": "bytes in memory", "tokens_per_second": "new tokens a second"}
+    labels = {"tokens_per_second": "new tokens a second"}
     shown = [[name, *(row[key] for key in columns)] for name, row in rows.items()]
     views = [table("Side by side", ["model", *(labels.get(c, c) for c in columns)], shown)]
     if "perplexity" in columns and "bytes" in columns:

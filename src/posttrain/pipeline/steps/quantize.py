@@ -74,7 +74,7 @@ class Quantize(Step):
         ]
         for key in ("interval_before", "interval_after"):
             result.pop(key)
-        columns = ["", "bytes in memory", "perplexity", "95 % interval", "new tokens a second"]
+        columns = ["", "bytes", "perplexity", "95 % interval", "new tokens a second"]
         views = [table("What quantization cost and gained", columns, rows), _verdict(result, slower)]
         headline = f"{result['size_ratio']:.2f} × smaller, {result['speed_ratio']:.2f} × the speed"
         return Outcome(result, views, model, lambda folder: saving.write(model, folder), headline)

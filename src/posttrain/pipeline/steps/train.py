@@ -116,6 +116,7 @@ class Train(Step, Training):
             self.objective,
             batches,
             loop,
+            adapter=self.adapt,
             evaluate=(lambda: evaluate(model.network, self.objective, held_out)) if held_out else None,
             checkpoint=context.folder / "checkpoint",
         )
