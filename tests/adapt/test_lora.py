@@ -195,3 +195,68 @@ def test_an_adapter_of_another_network_is_refused(tiny_llama, tmp_path):
     adapter.save(model, tmp_path)
     with pytest.raises(Failure, match="doesn't have"):
         Lora.load(_tiny_gpt2(), tmp_path)
+
+
+def _two_adapters(network: nn.Module) -> None:
+    """Of different ranks, scales and targets: the second one is also on the feed-forward."""
+    for seed, (name, adapter) in enumerate(
+        {"a": Lora(rank=2, alpha=6), "b": Lora(rank=3, alpha=4, targets="all-linear")}.items()
+    ):
+        adapter.apply(network, name)
+        _randomize(network, seed)
+
+
+def test_combination_is_exact(tiny_llama):
+    """The change of every weight is 0.5 times that of a less 2 times that of b; the rank is 2 + 3."""
+    network = tiny_llama.network
+    _two_adapters(network)
+    adapter = Lora.combine(network, {"a": 0.5, "b": -2.0}, name="mix")
+    assert (adapter.rank, adapter.alpha) == (5, 5)
+    for layer in (m for m in network.modules() if isinstance(m, LoraLayer)):
+        expected = -2.0 * layer.delta("b") + (0.5 * layer.delta("a") if layer.holds("a") else 0)
+        torch.testing.assert_close(layer.delta("mix"), expected, atol=1e-6, rtol=1e-5)
+        assert layer.active == "mix" and not layer.A["mix"].requires_grad
+
+
+def test_combination_of_one_is_that_one(tiny_llama, tmp_path):
+    """Also after saving, loading and merging."""
+    model = deepcopy(tiny_llama)
+    _two_adapters(model.network)
+    activate(model.network, "b")
+    expected = _logits(model.network)
+    adapter = Lora.combine(model.network, {"b": 1.0, "a": 0.0})
+    torch.testing.assert_close(_logits(model.network), expected, atol=1e-5, rtol=1e-5)
+    adapter.save(model, tmp_path, "mix")
+    loaded = Lora.load(network := deepcopy(tiny_llama.network), tmp_path)
+    loaded.merge(network)
+    torch.testing.assert_close(_logits(network), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_combination_equals_peft(tiny_llama, tmp_path):
+    peft = pytest.importorskip("peft", reason="the independent reference")
+    model = deepcopy(tiny_llama)
+    for seed, name in enumerate(("a", "b")):
+        adapter = Lora(rank=2 + seed, alpha=5)
+        adapter.apply(model.network, name)
+        _randomize(model.network, seed)
+        adapter.save(model, tmp_path / name, name)
+    Lora.combine(model.network, {"a": 0.3, "b": 0.7})
+    theirs = peft.PeftModel.from_pretrained(deepcopy(tiny_llama.network), tmp_path / "a", adapter_name="a")
+    theirs.load_adapter(tmp_path / "b", adapter_name="b")
+    theirs.add_weighted_adapter(["a", "b"], [0.3, 0.7], "mix", combination_type="cat")
+    theirs.set_adapter("mix")
+    torch.testing.assert_close(_logits(model.network), _logits(theirs), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "name", "complaint"),
+    [
+        ({"a": 1.0, "c": 1.0}, "mix", "no adapter 'c'"),
+        ({"a": 1.0}, "b", "adapter already"),
+        ({}, "mix", "no adapters to combine"),
+    ],
+)
+def test_combinations_that_are_refused(tiny_llama, weights, name, complaint):
+    _two_adapters(tiny_llama.network)
+    with pytest.raises(BadRequest, match=complaint):
+        Lora.combine(tiny_llama.network, weights, name)

@@ -251,3 +251,64 @@ def test_schedule_reaches_the_optimizer(tiny_llama):
     settings = Loop(steps=4, learning_rate=1e-2, schedule=catalog.build("schedule", "linear"))
     result = train(_adapted(tiny_llama), LanguageModeling(), _batches(tiny_llama), settings)
     assert [e["learning_rate"] for e in result.history] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
+
+
+class _Counter:
+    """Takes part in a run: counts updates in a buffer, and pulls one parameter to zero by a penalty."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        network.register_buffer("updates", torch.zeros((), dtype=torch.long), persistent=False)
+        self.calls: list[tuple[str, int, int]] = []
+        self.name, self.pulled = next((name, p) for name, p in network.named_parameters() if p.requires_grad)
+
+    def penalty(self, network: torch.nn.Module) -> torch.Tensor:
+        return 3.0 * self.pulled.square().sum()
+
+    def before_update(self, network: torch.nn.Module, step: int, steps: int) -> None:
+        self.calls.append(("before", step, steps))
+        self.gradient, self.value = self.pulled.grad.clone(), self.pulled.detach().clone()
+
+    def after_update(self, network: torch.nn.Module, step: int, steps: int) -> None:
+        self.calls.append(("after", step, steps))
+        assert not torch.equal(self.pulled, self.value)
+        network.updates += 1
+
+    def state(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {"updates": network.updates}
+
+
+def test_an_adapter_takes_part(tiny_llama):
+    """Called around each update; the gradient of 3 p² is 6 p, added once though the batch is split in several."""
+    plain, network = _adapted(tiny_llama), _adapted(tiny_llama)
+    with torch.no_grad():  # A's gradient without the penalty is zero while B is
+        for name, parameter in [*plain.named_parameters(), *network.named_parameters()]:
+            if ".B." in name:
+                parameter.fill_(0.02)
+    without, adapter = _Counter(plain), _Counter(network)
+    without.penalty = lambda network: None
+    settings = Loop(steps=1, learning_rate=1e-2, clip=None)
+    batches = [next(iter(_batches(tiny_llama, 40)))]
+    assert len(batches[0]) > 1
+    train(plain, LanguageModeling(), batches, settings, adapter=without)
+    result = train(network, LanguageModeling(), batches, settings, adapter=adapter)
+    torch.testing.assert_close(adapter.gradient - without.gradient, 6 * adapter.value, atol=1e-6, rtol=1e-4)
+    assert result.history[0]["penalty"] == pytest.approx(3 * float(adapter.value.square().sum()), rel=1e-5)
+    train(network, LanguageModeling(), batches, Loop(steps=2), adapter=adapter)
+    pairs = [("before", 1, 1), ("after", 1, 1), ("before", 1, 2), ("after", 1, 2), ("before", 2, 2), ("after", 2, 2)]
+    assert adapter.calls == pairs
+
+
+def test_the_best_state_includes_the_adapters_own(tiny_llama):
+    """Best at step 2 of 4: the counter in the network says 2 again."""
+    network = _adapted(tiny_llama)
+    values = iter([3.0, 2.0, 5.0, 4.0])
+    settings = Loop(steps=9, evaluate_every=1, early_stopping=EarlyStopping(patience=2))
+    train(
+        network,
+        LanguageModeling(),
+        _batches(tiny_llama),
+        settings,
+        adapter=_Counter(network),
+        evaluate=lambda: {"loss": next(values)},
+    )
+    assert int(network.updates) == 2

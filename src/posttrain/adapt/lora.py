@@ -2,7 +2,8 @@
 
 h = W0 x + (alpha / r) B A x, with A [r, d] drawn from a Kaiming-uniform distribution and B [k, r] zero, so that the
 network computes exactly what it did before the first step. Works on linear maps, GPT-2's Conv1D and embeddings, and
-writes and reads Hugging Face PEFT's checkpoint layout. Left out: ranks per layer and other initialisations.
+writes and reads Hugging Face PEFT's checkpoint layout. Several adapters of one base are combined by weights without
+any approximation. Left out: ranks per layer and other initialisations.
 """
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from posttrain.adapt import Adapter, AdapterLayer, activate, adapter_layers
+from posttrain.adapt import (
+    Adapter,
+    AdapterLayer,
+    activate,
+    adaptable,
+    adapter_layers,
+    add_to_weight,
+    untie_if_adapted,
+)
 from posttrain.core.errors import BadRequest, Failure
-from posttrain.models.surgery import effective_weight, features, replace, select, weight_of
+from posttrain.models.surgery import effective_weight, features, replace, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,15 +48,14 @@ class LoraLayer(AdapterLayer):
 
         self.is_linear = not isinstance(base, nn.Embedding)  # so that rules find it again
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """The base's weight, for code that looks at a module's dtype or shape."""
-        return weight_of(self.base)
+    def holds(self, name: str) -> bool:
+        """Whether there is a pair of matrices of this name."""
+        return name in self.A
 
     def effective_weight(self) -> torch.Tensor:
         """The matrix that base and active adapter together amount to, differentiable."""
         weight = effective_weight(self.base)
-        if self.active is None or self.active not in self.A:
+        if not isinstance(self.active, str) or not self.holds(self.active):
             return weight
         return weight + self.delta(self.active)
 
@@ -68,15 +76,12 @@ class LoraLayer(AdapterLayer):
         self.scaling[name] = scaling
         self.dropout[name] = dropout
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., inputs] -> [..., outputs]; for an embedding ids [...] -> [..., outputs]."""
-        output = self.base(x)
-        if self.active is None or self.active not in self.A:
-            return output
-        a, b, scaling = self.A[self.active], self.B[self.active], self.scaling[self.active]
+    def adapted(self, x: torch.Tensor, output: torch.Tensor, name: str) -> torch.Tensor:
+        """W0 x + (alpha / r) B A x."""
+        a, b, scaling = self.A[name], self.B[name], self.scaling[name]
         if isinstance(self.base, nn.Embedding):
             return output + scaling * functional.linear(functional.embedding(x, a.T), b)
-        x = functional.dropout(x.to(a.dtype), self.dropout[self.active], self.training)
+        x = functional.dropout(x.to(a.dtype), self.dropout[name], self.training)
         low = functional.linear(x.reshape(-1, x.shape[-1]), a)  # [N, r]
         flat = output.reshape(-1, output.shape[-1])
         return torch.addmm(flat, low.to(flat.dtype), b.T.to(flat.dtype), alpha=scaling).view(output.shape)
@@ -111,7 +116,7 @@ class Lora(Adapter):
 
     def apply(self, network: PreTrainedModel, name: str = "default") -> None:
         """Freeze the network and put the low-rank branch beside each target."""
-        _refuse_too_large(self.rank, chosen := _targets(network, self.targets))
+        _refuse_too_large(self.rank, chosen := adaptable(network, self.targets, LoraLayer))
         network.requires_grad_(False)
         for key, module in chosen.items():
             layer = module if isinstance(module, LoraLayer) else LoraLayer(module)
@@ -126,17 +131,17 @@ class Lora(Adapter):
         Raises:
             BadRequest: If a base weight isn't floating point; merging there would round the update away.
         """
-        _untie_if_adapted(network)
+        untie_if_adapted(network)
         for key, layer in _lora_layers(network).items():
-            _add_delta(key, layer, name, 1.0)
+            _add_delta(key, layer, name)
             replace(network, key, layer.base)
         network.requires_grad_(True)
 
     def merge_in_place(self, network: PreTrainedModel, name: str = "default") -> None:
         """Fold the update into the base's weights but keep the branches, unused, so that `unmerge` can take it back."""
-        _untie_if_adapted(network)
+        untie_if_adapted(network)
         for key, layer in _lora_layers(network).items():
-            _add_delta(key, layer, name, 1.0)
+            _add_delta(key, layer, name)
         activate(network, None)
 
     def unmerge(self, network: PreTrainedModel, name: str = "default") -> None:
@@ -144,6 +149,50 @@ class Lora(Adapter):
         for key, layer in _lora_layers(network).items():
             _add_delta(key, layer, name, -1.0)
         activate(network, name)
+
+    @classmethod
+    def combine(cls, network: PreTrainedModel, weights: dict[str, float], name: str = "mix") -> Self:
+        """Attach and activate the weighted sum of adapters that the network carries.
+
+        The sum of w_i (alpha_i / r_i) B_i A_i is one product again, of the A_i stacked and the scaled B_i side by
+        side: exact, with the sum of the ranks. The combination is frozen; the adapters stay.
+
+        Args:
+            network: One that carries the adapters.
+            weights: By adapter; negative ones take something away.
+            name: Of the combination.
+
+        Returns:
+            The settings of the combination, with which it can be saved or merged.
+
+        Raises:
+            BadRequest: If an adapter is missing, the name is taken, or the ranks add up to more than a matrix has.
+        """
+        layers = _lora_layers(network)
+        for each in weights:
+            if not any(layer.holds(each) for layer in layers.values()):
+                raise BadRequest(f"The network carries no adapter '{each}'.", "Apply or load it under this name first.")
+        if not weights or any(layer.holds(name) for layer in layers.values()):
+            raise BadRequest(
+                f"'{name}' is an adapter already." if weights else "There are no adapters to combine.",
+                "Choose another name." if weights else "Give names with weights.",
+            )
+        ranks = {each: max(len(x.A[each]) for x in layers.values() if x.holds(each)) for each in weights}
+        changed = {key: x for key, x in layers.items() if any(x.holds(each) for each in weights)}
+        rank = sum(ranks.values())
+        _refuse_too_large(rank, dict(changed))
+        for layer in changed.values():
+            layer.add(name, rank, scaling=1.0, dropout=0.0)
+            a, b = (values[name].requires_grad_(False).zero_() for values in (layer.A, layer.B))
+            end = 0
+            for each, weight in weights.items():  # rows of A and columns of B of an adapter not held here stay zero
+                if layer.holds(each):
+                    own = slice(end, end + len(layer.A[each]))
+                    a[own] = layer.A[each].detach()
+                    b[:, own] = weight * layer.scaling[each] * layer.B[each].detach()
+                end += ranks[each]
+        activate(network, name)
+        return cls(rank=rank, alpha=rank, targets=sorted(changed))
 
     def save(self, model: LanguageModel, folder: Path, name: str = "default") -> None:
         """Write ``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT does."""
@@ -219,16 +268,6 @@ def _lora_layers(network: nn.Module) -> dict[str, LoraLayer]:
     return {key: layer for key, layer in adapter_layers(network).items() if isinstance(layer, LoraLayer)}
 
 
-def _targets(network: PreTrainedModel, targets: str | list[str]) -> dict[str, nn.Module]:
-    """The selected modules; one that already carries adapters is found through its wrapper."""
-    chosen: dict[str, nn.Module] = {}
-    layers = _lora_layers(network)
-    for key, module in select(network, targets).items():
-        owner = key.removesuffix(".base")
-        chosen[owner] = layers.get(owner, module)
-    return chosen
-
-
 def _refuse_too_large(rank: int, modules: dict[str, nn.Module]) -> None:
     for key, module in modules.items():
         base = module.base if isinstance(module, LoraLayer) else module
@@ -248,26 +287,6 @@ def _refuse_unsupported(config: dict[str, Any]) -> None:
         raise BadRequest(f"The adapter trains biases (bias={config['bias']!r}), which lora doesn't compute.")
 
 
-def _add_delta(key: str, layer: LoraLayer, name: str, sign: float) -> None:
-    if name not in layer.A:
-        return
-    weight = weight_of(layer.base)
-    if not weight.dtype.is_floating_point or not isinstance(weight, nn.Parameter):
-        raise BadRequest(
-            f"{key} is quantized; merging would round the update away.", "Merge first, then quantize the merged model."
-        )
-    with torch.no_grad():
-        weight.data.add_(layer.delta(name).to(weight.dtype), alpha=sign)
-
-
-def _untie_if_adapted(network: PreTrainedModel) -> None:
-    """Give an adapted embedding a weight of its own when the vocabulary head shares it: only one of the two moves."""
-    embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
-    if head is None:
-        return
-    pair: list[nn.Module] = [module.base if isinstance(module, LoraLayer) else module for module in (embedding, head)]
-    adapted = any(isinstance(module, LoraLayer) for module in (embedding, head))
-    if adapted and weight_of(pair[0]) is weight_of(pair[1]):
-        pair[0].weight = nn.Parameter(weight_of(pair[0]).detach().clone(), requires_grad=False)
-        network.config.get_text_config().tie_word_embeddings = False
-        network.config.tie_word_embeddings = False
+def _add_delta(key: str, layer: LoraLayer, name: str, sign: float = 1.0) -> None:
+    if layer.holds(name):
+        add_to_weight(key, layer.base, layer.delta(name), sign)

@@ -11,6 +11,9 @@ from posttrain.core.errors import PosttrainError
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _READER_LEFT = 141  # 128 + SIGPIPE
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MEMORY_FULL = ("allocate memory", "out of memory")  # torch's words for a CPU and for other devices
+
 
 def describe(error: BaseException, debug: bool = False) -> int:
     """Tell the user about an error.
@@ -23,7 +26,10 @@ def describe(error: BaseException, debug: bool = False) -> int:
         The exit code.
     """
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        print(error.code, file=sys.stderr)  # a message, as in sys.exit("why")
+        return 1
     if isinstance(error, BrokenPipeError):
         _discard_output()
         return _READER_LEFT
@@ -45,15 +51,18 @@ def _sentence(error: BaseException) -> tuple[str, int]:
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or _is_allocation_failure(error, text):
         return "There is not enough memory for this. Use a smaller batch size or a shorter max length.", 1
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in text:
+    # Libraries written in Rust raise errors of their own that only quote the system's words.
+    if getattr(error, "errno", None) in _DISK_FULL or any(os.strerror(code) in text for code in _DISK_FULL):
         return "The disk is full. Nothing already written is lost; free some space or choose another folder.", 1
     shown = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"unexpected {shown}. Run again with --debug to see where it happened.", 1
 
 
 def _is_allocation_failure(error: BaseException, text: str) -> bool:
-    """Whether torch ran out of memory; told by name, since torch may not even be imported."""
-    return type(error).__name__ == "OutOfMemoryError" or (isinstance(error, RuntimeError) and "allocate memory" in text)
+    """Whether torch or the system ran out of memory; told by name, since torch may not even be imported."""
+    if type(error).__name__ == "OutOfMemoryError" or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and any(words in text for words in _MEMORY_FULL)
 
 
 def _discard_output() -> None:

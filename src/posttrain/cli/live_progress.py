@@ -27,7 +27,9 @@ class LiveProgress:
         self._bars: dict[str, TaskID] = {}
 
     def start(self, task: Running) -> None:
-        """Add a bar."""
+        """Add a bar; a task of the same name that is still under way loses its own."""
+        if task.name in self._bars:
+            self._progress.remove_task(self._bars[task.name])
         self._bars[task.name] = self._progress.add_task(task.name, total=task.total, completed=int(task.done), state="")
         self._progress.start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -22,7 +23,7 @@ def settings_of(cls: type[BaseModel]) -> list[dict[str, Any]]:
     return [
         {
             "name": field.alias or name,
-            "type": _type_of(name, field),
+            "type": _type_of(field),
             "default": None if field.is_required() else _default(field),
             "required": field.is_required(),
             "help": meanings[name],
@@ -38,14 +39,21 @@ def _default(field: FieldInfo) -> Any:
     return jsonable(value)
 
 
-def _type_of(name: str, field: FieldInfo) -> str:
-    words = _words(field.annotation)
-    if field.annotation is Any and name in catalog.FAMILIES:
-        words = f"a method: {', '.join(catalog.terms(name))}"
+def _type_of(field: FieldInfo) -> str:
     bounds = [
         f"{sign} {getattr(item, key)}" for item in field.metadata for key, sign in _BOUNDS.items() if hasattr(item, key)
     ]
-    return ", ".join([words, *bounds])
+    return ", ".join([_annotated(field.annotation, field.metadata), *bounds])
+
+
+def _annotated(annotation: Any, metadata: Iterable[Any]) -> str:
+    """A type in words; a field made by `catalog.block` or `catalog.blocks` says so in its metadata."""
+    family = next((item.family for item in metadata if isinstance(item, catalog.FamilyOf)), None)
+    if family is None:
+        return _words(annotation)
+    if get_origin(annotation) is list:
+        return f"list of {family} methods"
+    return f"one of {family}: {', '.join(catalog.terms(family))}"
 
 
 def _words(annotation: Any) -> str:
@@ -53,7 +61,7 @@ def _words(annotation: Any) -> str:
         return _WORDS[annotation]
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _words(arguments[0])
+        return _annotated(arguments[0], arguments[1:])
     if origin is Literal:
         return " | ".join(map(str, arguments))
     if origin in (Union, types.UnionType):

@@ -27,6 +27,7 @@ FAMILIES = {
     "source": ("posttrain.models.sources", "Source"),
     "adapt": ("posttrain.adapt", "Adapter"),
     "objective": ("posttrain.train.objectives", "Objective"),
+    "align": ("posttrain.align.objectives", "Alignment"),
     "quantize": ("posttrain.quantize.methods", "Quantizer"),
     "process": ("posttrain.decode.processors", "LogitsProcessor"),
     "search": ("posttrain.decode.search", "Search"),
@@ -212,6 +213,7 @@ def block(family: str) -> Any:
         Any,
         BeforeValidator(parse),
         PlainSerializer(lambda value: None if value is None else dump(value), return_type=dict[str, Any] | None),
+        FamilyOf(family),
     ]
 
 
@@ -231,4 +233,5 @@ def blocks(family: str) -> Any:
         list[Any],
         BeforeValidator(parse),
         PlainSerializer(lambda value: [dump(item) for item in value], return_type=list[dict[str, Any]]),
+        FamilyOf(family),
     ]

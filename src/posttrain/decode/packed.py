@@ -103,10 +103,6 @@ def _is_sliding(module: nn.Module) -> bool:
 
 def supports_cache(network: PreTrainedModel) -> bool:
     """Whether `PackedState` can be tried: ordinary causal attention and nothing else that remembers."""
-    from transformers import AttentionInterface
-
-    if _CACHED not in AttentionInterface._global_mapping:
-        AttentionInterface.register(_CACHED, _cached_attention)
     config = network.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or [])
     arguments = inspect.signature(body(network).forward).parameters
@@ -144,6 +140,10 @@ class PackedState(State):
     joins = True
 
     def __init__(self, network: PreTrainedModel) -> None:
+        from transformers import AttentionInterface
+
+        if _CACHED not in AttentionInterface._global_mapping:
+            AttentionInterface.register(_CACHED, _cached_attention)
         self._network = network
         self._body = body(network)
         self._device = next(network.parameters()).device

@@ -1,23 +1,20 @@
 """The training loop, the only one: batches, an objective, an optimizer.
 
 Each batch is one optimizer step, given as micro-batches; gradients are normalised by the objective's weight over the
-whole batch, so splitting it differently changes nothing. Checkpoints hold parameters, optimizer, data position and
-random state; a run continued from one gives bit for bit what the uninterrupted run gives. A loss that isn't a number
-stops the run with a diagnosis; Ctrl-C finishes the step, saves and stops.
+whole batch, so splitting it differently changes nothing. Checkpoints hold parameters, what an adapter keeps beside
+them, optimizer, data position and random state; a run continued from one gives bit for bit what the uninterrupted run
+gives. A loss that isn't a number stops the run with a diagnosis; Ctrl-C finishes the step, saves and stops.
 """
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from pydantic import Field
@@ -27,6 +24,7 @@ from posttrain.core import events, files, runtime
 from posttrain.core.catalog import block
 from posttrain.core.errors import BadRequest, Failure, Interrupted
 from posttrain.core.settings import Settings
+from posttrain.train.interruption import interruptible
 from posttrain.train.objectives import Objective
 from posttrain.train.optimizer import Optimizer, optimizer_tensors, restore_optimizer
 
@@ -89,12 +87,29 @@ class Loop(Training):
     """Base learning rate."""
 
 
+class TakesPart(Protocol):
+    """What a way to adapt has to say in each step, beside the objective; the contract of `adapt` fulfils it."""
+
+    def penalty(self, network: PreTrainedModel) -> torch.Tensor | None:
+        """Added to the mean loss of an optimizer step, once, however the batch is split."""
+
+    def before_update(self, network: PreTrainedModel, step: int, steps: int) -> None:
+        """Called with the complete gradients of step `step` of 1 … `steps`, before they are clipped and used."""
+
+    def after_update(self, network: PreTrainedModel, step: int, steps: int) -> None:
+        """Called with the updated parameters."""
+
+    def state(self, network: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """Tensors, not copies of them, that training changes beside the parameters."""
+
+
 @dataclass
 class TrainResult:
     """What a run did.
 
     Attributes:
-        history: One entry a step: step, loss (mean over the batch), learning_rate, gradient_norm.
+        history: One entry a step: step, loss (mean over the batch), learning_rate, gradient_norm, the objective's
+            metrics and the adapter's penalty, if there is one.
         evaluations: One entry an evaluation: step and the validation numbers.
         tokens: Tokens that went through the network, padding not counted.
         seconds: Wall time of the steps alone, over all parts of an interrupted run.
@@ -125,6 +140,7 @@ def train(
     batches: Iterable[list[Any]],
     loop: Loop,
     *,
+    adapter: TakesPart | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     checkpoint: Path | None = None,
     name: str = "Train",
@@ -137,6 +153,7 @@ def train(
         batches: Gives one optimizer step's micro-batches at a time; a finite one is begun again. If it has
             `state_dict` and `load_state_dict`, a resumed run continues at its position; otherwise it is replayed.
         loop: Settings.
+        adapter: Takes part in each step; not needed where only the objective has a say.
         evaluate: Gives validation numbers of the network as it is.
         checkpoint: Folder for the checkpoint; a checkpoint found there is continued.
         name: Shown with the progress.
@@ -146,13 +163,13 @@ def train(
         Failure: If loss or gradient stop being numbers.
         Interrupted: After Ctrl-C, with the checkpoint written.
     """
-    run = _Run(network, objective, batches, loop, evaluate, checkpoint)
+    run = _Run(network, objective, batches, loop, adapter, evaluate, checkpoint)
     run.resume()
     if loop.activation_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:
         with (
-            _interruptible() as interrupted,
+            interruptible() as interrupted,
             events.task(name, total=loop.steps, unit="steps", done=run.step) as progress,
         ):
             while run.step < loop.steps and not run.result.stopped_early:
@@ -202,16 +219,19 @@ class _Run:
         objective: Objective,
         batches: Iterable[list[Any]],
         loop: Loop,
+        adapter: TakesPart | None,
         evaluate: Callable[[], dict[str, float]] | None,
         checkpoint: Path | None,
     ) -> None:
         self.network, self.objective, self.batches, self.loop = network, objective, batches, loop
-        self.evaluate, self.checkpoint = evaluate, checkpoint
+        self.adapter, self.evaluate, self.checkpoint = adapter, evaluate, checkpoint
         self.parameters = {key: p for key, p in network.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise BadRequest("No parameter is trainable.", "Choose another adapter or other targets.")
         if loop.early_stopping and evaluate is None:
             raise BadRequest("early_stopping needs validation data.", "Give `validation`.")
+        # All that training changes in the network: what a checkpoint and the best state consist of.
+        self.changing: dict[str, torch.Tensor] = {**self.parameters, **(adapter.state(network) if adapter else {})}
         self.optimizer = loop.optimizer.build(self.parameters, loop.learning_rate)
         self.result = TrainResult()
         self.step = 0
@@ -236,9 +256,13 @@ class _Run:
             group["lr"] = group["base_learning_rate"] * factor
         self.network.train()
         loss, metrics = self._backward(batch, weight)
+        if self.adapter:
+            self.adapter.before_update(self.network, self.step + 1, self.loop.steps)
         norm = self._clip()
         self._refuse_non_finite(loss, norm)
         self.optimizer.step()
+        if self.adapter:
+            self.adapter.after_update(self.network, self.step + 1, self.loop.steps)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.result.tokens += sum(int(getattr(micro, "tokens", 0)) for micro in batch)
@@ -272,7 +296,12 @@ class _Run:
             total += float(value.detach())
             for key, metric in metrics.items():
                 sums[key] = sums.get(key, 0.0) + float(metric)
-        return total / weight, {key: value / weight for key, value in sums.items()}
+        means = {key: value / weight for key, value in sums.items()}
+        penalty = self.adapter.penalty(self.network) if self.adapter else None
+        if penalty is not None:
+            penalty.backward()
+            means["penalty"] = float(penalty.detach())
+        return total / weight, means
 
     def _precision(self) -> AbstractContextManager[Any]:
         device = next(iter(self.parameters.values())).device.type
@@ -318,7 +347,7 @@ class _Run:
         value = -values[stopping.metric] if stopping.higher_is_better else values[stopping.metric]
         if value < self.best_value:
             self.best_value, self.misses = value, 0
-            self.best = {key: p.detach().clone() for key, p in self.parameters.items()}
+            self.best = {key: t.detach().clone() for key, t in self.changing.items()}
         else:
             self.misses += 1
             self.result.stopped_early = self.misses >= stopping.patience
@@ -327,8 +356,8 @@ class _Run:
         """Restore the best state, if one is kept."""
         if self.best:
             with torch.no_grad():
-                for key, parameter in self.parameters.items():
-                    parameter.copy_(self.best[key])
+                for key, tensor in self.changing.items():
+                    tensor.copy_(self.best[key])
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -350,8 +379,8 @@ class _Run:
             return
         start = time.perf_counter()
         random_tensors, random_state = runtime.random_state()
-        tensors = {f"parameter/{k}": p.detach() for k, p in self.parameters.items()}
-        tensors |= {f"best/{k}": p for k, p in self.best.items()}
+        tensors = {f"network/{k}": t.detach() for k, t in self.changing.items()}
+        tensors |= {f"best/{k}": t for k, t in self.best.items()}
         tensors |= {f"optimizer/{k}": t for k, t in optimizer_tensors(self.optimizer).items()}
         tensors |= random_tensors
         position = self.batches.state_dict() if hasattr(self.batches, "state_dict") else None
@@ -373,15 +402,15 @@ class _Run:
         if found is None:
             return
         tensors, state = found
-        names = {key.removeprefix("parameter/") for key in tensors if key.startswith("parameter/")}
-        if names != set(self.parameters):
+        names = {key.removeprefix("network/") for key in tensors if key.startswith("network/")}
+        if names != set(self.changing):
             raise Failure(
                 f"The checkpoint in {self.checkpoint} belongs to other trainable parameters.",
                 "Delete it to start anew.",
             )
         with torch.no_grad():
-            for key, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"parameter/{key}"])
+            for key, tensor in self.changing.items():
+                tensor.copy_(tensors[f"network/{key}"])
         prefix = "optimizer/"
         restore_optimizer(
             self.optimizer, {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
@@ -412,28 +441,3 @@ def _untouched_random_state() -> Iterator[None]:
         yield
     finally:
         runtime.restore_random_state(tensors, state)
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Inside the block the first Ctrl-C (or SIGTERM) only sets a flag; a second one interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    asked = False
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        events.message("Stopping after this step; press Ctrl-C again to stop at once.", level="warning")
-
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

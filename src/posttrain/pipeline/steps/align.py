@@ -1,0 +1,340 @@
+"""align: change a model by preferences or rewards, or train the judge that gives rewards."""
+
+from __future__ import annotations
+
+import random
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from posttrain.adapt import trainable_share
+from posttrain.align import heads
+from posttrain.align.objectives import Plan
+from posttrain.align.reward import Reward, function_reward, model_reward
+from posttrain.align.rollout import Prompt, answered, encode_prompts, kl_of_answers, sample_answers
+from posttrain.core import events, files, runtime
+from posttrain.core.catalog import block
+from posttrain.core.errors import BadRequest
+from posttrain.data import dataset
+from posttrain.data.collate import Batches
+from posttrain.data.encoded import Encoded
+from posttrain.models import saving
+from posttrain.models.language_model import LanguageModel
+from posttrain.models.sources import load, resolve
+from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.views import View, curve, facts, samples
+from posttrain.train.loop import Loop, Training, TrainResult, evaluate, train
+from posttrain.train.objectives import Encoding
+
+
+class Align(Step, Training):
+    """Align the current model, or train a reward model."""
+
+    objective: block("align")  # type: ignore[valid-type]
+    """How, as in {dpo: {beta: 0.1}}."""
+
+    data: str | None = None
+    """Preference pairs or prompts: a file, hub:owner/name or builtin:NAME; built-in data when not given."""
+
+    columns: dict[str, str] = {}
+    """Maps the names posttrain uses (prompt, chosen, rejected) to the file's own."""
+
+    limit: int | None = Field(None, ge=1)
+    """Use only the first so many records."""
+
+    validation: str | None = None
+    """Held-out pairs; when not given, some of the data are held out."""
+
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """Share of the pairs that is held out where no validation is given."""
+
+    reward: str | None = None
+    """Scores answers: a reward model (an earlier step's name or a folder), or module:function."""
+
+    adapt: block("adapt") = Field(default_factory=lambda: {"lora": {}})  # type: ignore[valid-type]
+    """What is trained, as in {lora: {rank: 8}}."""
+
+    encoding: Encoding = Encoding()
+    """How records become tokens."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps, instead of episodes."""
+
+    episodes: int | None = Field(None, ge=1)
+    """Sampled answers, or pairs, to learn from; when not given, one pass over the data."""
+
+    batch_size: int = Field(8, ge=1)
+    """Pairs or answers in one optimizer step."""
+
+    tokens_per_pass: int = Field(512, ge=16)
+    """Most tokens that go through the network at once; a batch is split to fit."""
+
+    learning_rate: float | None = Field(None, gt=0)
+    """Base learning rate; when not given, one that suits the adapter."""
+
+    max_new_tokens: int = Field(48, ge=1)
+    """Most tokens of a sampled answer."""
+
+    evaluation_prompts: int = Field(16, ge=1)
+    """How many prompts are answered before and after, for rewards, KL and samples."""
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        """Hashes of data and reward."""
+        found: dict[str, Any] = {}
+        for key, records in (("data", self._records), ("validation", self._validation)):
+            if records is not None:
+                found[key] = {"source": records.source, "hash": records.hash}
+        if self.reward in context.keys:
+            found["reward"] = context.keys[self.reward]
+        elif self.reward and Path(self.reward).is_dir():
+            found["reward"] = files.hash_folder(self.reward)
+        return found
+
+    @cached_property
+    def _records(self) -> dataset.Dataset:
+        source = self.data or self.objective.default_data
+        return dataset.read(source, columns=self.columns, limit=self.limit, lines=self.objective.samples_policy)
+
+    @cached_property
+    def _validation(self) -> dataset.Dataset | None:
+        return dataset.read(self.validation, columns=self.columns) if self.validation else None
+
+    def run(self, context: Context) -> Outcome:
+        """Judge, align, judge again."""
+        if self.objective.samples_policy and self.reward is None:
+            raise BadRequest("Sampled answers need a reward.", "Give `reward`: a reward model or module:function.")
+        model = context.model
+        if model.adapter is not None:
+            raise BadRequest(
+                f"{context.model_name} still carries an adapter.", "Put a `merge` step before aligning it."
+            )
+        work = _Work(self, context, model, self._reward(context, model))
+        work.judge("before")
+        work.train()
+        work.judge("after")
+        return work.outcome()
+
+    def _reward(self, context: Context, model: LanguageModel) -> Reward | None:
+        """The reward, loaded while the policy is still as it was."""
+        if self.reward is None:
+            return None
+        if self.reward in context.keys:
+            judge = context.load(self.reward)
+        elif Path(self.reward).exists() or ":" not in self.reward:
+            resolve(self.reward)
+            judge = load(self.reward, device=str(model.device), dtype=str(model.network.dtype).removeprefix("torch."))
+        else:
+            return function_reward(self.reward)
+        frozen = None if self.adapt.in_place else model.network
+        return model_reward(judge, frozen, self.encoding.chat, self.tokens_per_pass)
+
+
+class _Work:
+    """One run of the step: what is measured before and after, and the training between."""
+
+    def __init__(self, step: Align, context: Context, model: LanguageModel, reward: Reward | None) -> None:
+        self.step, self.context, self.model, self.reward = step, context, model, reward
+        self.objective = step.objective
+        self.room: int | None = None  # tokens of a prompt beside which an answer fits
+        limit = step.encoding.max_length or model.context_length
+        if self.objective.makes_policy and model.context_length is not None:
+            self.room = model.context_length - step.max_new_tokens
+            if self.room < 1:
+                raise BadRequest(
+                    f"Answers of {step.max_new_tokens} tokens leave no room for a prompt in the model's context of "
+                    f"{model.context_length}.",
+                    "Lower max_new_tokens.",
+                )
+            limit = min(limit or self.room, self.room) if self.objective.samples_policy else limit
+        self.encoding = step.encoding.model_copy(update={"max_length": limit})
+        learned, held = self._parts()
+        self.items = self._encode(learned)
+        self.held = None if held is None else self._encode(held)
+        for items in (self.items, self.held or []):
+            if items:
+                self.objective.prepare(model.network, items, step.tokens_per_pass)
+        self.prompts = self._prompts(held or learned)
+        self.numbers: dict[str, dict[str, float]] = {}
+        self.texts: dict[str, list[str]] = {}
+        step.adapt.apply(model.network)
+        if self.objective.head:
+            heads.attach(model.network, self.objective.head)
+        self.trainable, self.share = trainable_share(model.network)
+
+    def _parts(self) -> tuple[dataset.Dataset, dataset.Dataset | None]:
+        """What is learned from, and the pairs that are held out."""
+        records, given = self.step._records, self.step._validation
+        if self.objective.samples_policy or given is not None:
+            return records, given
+        count = round(self.step.held_out * len(records)) or int(self.step.held_out > 0 and len(records) > 1)
+        order = list(range(len(records)))
+        random.Random(self.context.seed).shuffle(order)
+        if count == 0:
+            return records, None
+        chosen = [[records[i] for i in sorted(part)] for part in (order[count:], order[:count])]
+        learned, held = (dataset.Dataset(part, records.kind, records.source, records.columns) for part in chosen)
+        return learned, held
+
+    def _encode(self, records: dataset.Dataset) -> list[Encoded]:
+        items: list[Encoded] = self.objective.encode(records, self.model.tokenizer, self.encoding)
+        return items
+
+    def _prompts(self, records: dataset.Dataset) -> list[Prompt]:
+        """The prompts that are answered before and after."""
+        if not self.objective.makes_policy:
+            return []
+        encoding = self.encoding.model_copy(update={"max_length": self.room, "too_long": "truncate"})
+        first = dataset.Dataset(records.records[: self.step.evaluation_prompts], records.kind, records.source)
+        return encode_prompts(first, self.model.tokenizer, encoding)
+
+    def judge(self, when: str) -> None:
+        """Measure held-out pairs, and the rewards and the KL of sampled answers."""
+        found: dict[str, float] = {}
+        if not self.objective.samples_policy:
+            items = self.held if self.held is not None else self.items
+            collate = lambda part: self.objective.collate(part).to(self.model.device)  # noqa: E731
+            passes = next(iter(Batches(items, len(items), self.step.tokens_per_pass, shuffle=False, collate=collate)))
+            found |= evaluate(self.model.network, self.objective, passes)
+            found["reward"] = found[self.objective.margin]
+        if self.prompts:
+            answers = sample_answers(self.model, self.prompts, self.step.max_new_tokens, self.context.seed)
+            self.texts[when] = [answer.text for answer in answers]
+            if self.reward is not None:
+                scores = self.reward.score([prompt.source for prompt in self.prompts], self.texts[when])
+                found["reward"] = sum(scores) / len(scores)
+            if when == "after":
+                items = [answered(prompt, answer.token_ids) for prompt, answer in zip(self.prompts, answers)]
+                found |= self._kl(items)
+        self.numbers[when] = found
+
+    def _kl(self, items: list[Encoded]) -> dict[str, float]:
+        try:
+            each = kl_of_answers(self.model, self.step.adapt, items, self.step.tokens_per_pass)
+        except BadRequest as error:  # a method that didn't keep the base's weights
+            events.message(f"The KL from the base isn't measured: {error.problem}", level="warning")
+            return {}
+        return {"kl": sum(each) / len(each)}
+
+    def train(self) -> None:
+        """Run the one loop."""
+        step, objective = self.step, self.objective
+        if step.steps and step.episodes:
+            raise BadRequest("Both steps and episodes are given.", "Give one of them.")
+        episodes = step.episodes or (step.steps * step.batch_size if step.steps else len(self.items))
+        plan = Plan(
+            adapter=step.adapt,
+            batch_size=step.batch_size,
+            tokens_per_pass=step.tokens_per_pass,
+            seed=self.context.seed,
+            max_new_tokens=step.max_new_tokens,
+            episodes=episodes,
+            reward=self.reward,
+            autocast=step.autocast,
+        )
+        steps = step.steps or objective.steps_for(episodes, step.batch_size)
+        shared = {key: getattr(step, key) for key in Training.model_fields}
+        rate = step.learning_rate or step.adapt.default_learning_rate
+        self.batches = objective.batches(self.model, self.items, plan)
+        self.result = train(
+            self.model.network,
+            objective,
+            self.batches,
+            Loop(steps=steps, learning_rate=rate, **shared),
+            adapter=step.adapt,
+            checkpoint=self.context.folder / "checkpoint",
+            name="Align",
+        )
+
+    def outcome(self) -> Outcome:
+        """Numbers, views and the model."""
+        head = heads.detach(self.model.network, self.objective.head) if self.objective.head else None
+        if self.step.adapt.in_place:
+            self.step.adapt.merge(self.model.network)
+        else:
+            self.model.adapter = self.step.adapt
+        rollouts: list[dict[str, float]] = getattr(self.batches, "history", [])
+        numbers = self._result(rollouts)
+
+        def save(folder: Path) -> None:
+            if self.model.adapter is not None:
+                self.model.adapter.save(self.model, folder)
+            else:
+                saving.write(self.model, folder)
+            if head is not None and self.objective.keeps_head:
+                heads.save(head, folder, self.objective.head)
+
+        return Outcome(numbers, self._views(numbers, rollouts), self.model, save, _headline(numbers))
+
+    def _result(self, rollouts: list[dict[str, float]]) -> dict[str, Any]:
+        before, after, result = self.numbers["before"], self.numbers["after"], self.result
+        learned = rollouts[-1]["episodes"] if rollouts else len(result.history) * self.step.batch_size
+        numbers: dict[str, Any] = {
+            "reward_before": before.get("reward"),
+            "reward_after": after.get("reward"),
+            "kl": after.get("kl"),
+            "episodes": int(learned),
+            "episodes_per_minute": learned / result.seconds * 60,
+            "loss": result.loss,
+            "first_loss": result.history[0]["loss"],
+            "steps": len(result.history),
+            "tokens": result.tokens,
+            "seconds": result.seconds,
+            "peak_memory_mb": runtime.peak_memory_mb(),
+            "device_memory_mb": runtime.device_memory_mb(),
+            "trainable_parameters": self.trainable,
+            "trainable_share": self.share,
+            "history": result.history,
+            "rollouts": rollouts,
+        }
+        if not self.objective.samples_policy:
+            for key in ("loss", "margin", "accuracy"):
+                numbers[f"pairs_{key}_before"], numbers[f"pairs_{key}_after"] = before[key], after[key]
+            numbers["accuracy"] = after["accuracy"]
+            numbers["pairs_measured"] = len(self.held if self.held is not None else self.items)
+            numbers["pairs_held_out"] = self.held is not None
+        return numbers
+
+    def _views(self, numbers: dict[str, Any], rollouts: list[dict[str, float]]) -> list[View]:
+        views = _curves(self.result, rollouts)
+        hidden = ("history", "rollouts")
+        shown = {
+            key.replace("_", " "): value for key, value in numbers.items() if key not in hidden and value is not None
+        }
+        views.append(facts("Alignment", shown))
+        if self.texts:
+            rows = [
+                [prompt.source if isinstance(prompt.source, str) else str(prompt.source[-1]["content"]), *texts]
+                for prompt, *texts in zip(self.prompts, self.texts["before"], self.texts["after"])
+            ]
+            views.append(samples("Answers before and after", ["prompt", "before", "after"], rows))
+        return views
+
+
+def _curves(result: TrainResult, rollouts: list[dict[str, float]]) -> list[View]:
+    if not rollouts:
+        metrics = {
+            key: [(entry["step"], entry[key]) for entry in result.history]
+            for key in ("margin", "accuracy")
+            if key in result.history[0]
+        }
+        losses = {"loss": [(entry["step"], entry["loss"]) for entry in result.history]}
+        return [
+            curve("Loss", "step", "nats a pair", losses),
+            *(curve(key.capitalize(), "step", key, {key: points}) for key, points in metrics.items()),
+        ]
+    return [
+        curve(title, "episodes", unit, {key: [(entry["episodes"], entry[key]) for entry in rollouts]})
+        for title, unit, key in (
+            ("Reward of sampled answers", "reward", "reward"),
+            ("KL from the reference", "nats an answer", "kl"),
+        )
+    ]
+
+
+def _headline(numbers: dict[str, Any]) -> str:
+    if "accuracy" in numbers:
+        told = "held-out pairs" if numbers["pairs_held_out"] else "pairs"
+        return f"{numbers['accuracy']:.0%} of {told} in the right order"
+    return f"reward {numbers['reward_before']:.3g} → {numbers['reward_after']:.3g} at a KL of {numbers['kl']:.2g} nats"

@@ -1,0 +1,152 @@
+"""The contract of a step: how a recipe entry becomes one, and what it may ask of its surroundings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import Field, ValidationError
+
+from posttrain.core import catalog
+from posttrain.core.catalog import block, blocks
+from posttrain.core.errors import BadRequest
+from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.train.schedules.cosine import Cosine
+
+
+class Plain(Step):
+    """A step without a body."""
+
+    rows: int = Field(3, ge=1)
+
+    def run(self, context: Context) -> Outcome:
+        return Outcome({"rows": self.rows})
+
+
+class Bodied(Step):
+    """A step whose entry is a schedule."""
+
+    body: ClassVar[str | None] = "schedule"
+
+    schedule: block("schedule")  # type: ignore[valid-type]
+    rows: int = 3
+
+    def run(self, context: Context) -> Outcome:
+        return Outcome({})
+
+
+class Several(Bodied):
+    """A step whose entry is a list of processors."""
+
+    body: ClassVar[str | None] = "process"
+
+    schedule: Any = None
+    process: blocks("process")  # type: ignore[valid-type]
+
+
+@pytest.mark.parametrize(
+    ("entry", "floor", "rows", "name"),
+    [
+        ("cosine", 0.0, 3, None),
+        ({"cosine": None}, 0.0, 3, None),
+        ({"cosine": {"floor": 0.5}}, 0.5, 3, None),
+        ({"cosine": {"floor": 0.5}, "rows": 7, "name": "slow"}, 0.5, 7, "slow"),
+        ({"schedule": {"cosine": {"floor": 0.5}}, "rows": 7}, 0.5, 7, None),
+    ],
+)
+def test_the_body_may_stand_by_itself(entry: Any, floor: float, rows: int, name: str | None) -> None:
+    step = Bodied.parse(entry, "steps[0].bodied")
+    assert isinstance(step.schedule, Cosine)
+    assert (step.schedule.floor, step.rows, step.name) == (floor, rows, name)
+
+
+def test_a_body_of_several_methods_keeps_their_order() -> None:
+    written = ["top_k", "temperature"]
+    for entry in (
+        {"top_k": {"k": 5}, "temperature": None},
+        written,
+        {"process": written},
+        {"process": {"top_k": None, "temperature": None}},
+    ):
+        assert [catalog.term_of(each) for each in Several.parse(entry).process] == written
+
+
+@pytest.mark.parametrize(
+    ("cls", "entry", "told"),
+    [
+        (Bodied, {"cosin": {}}, "There is no method 'cosin' in 'schedule'. Did you mean 'cosine'?"),
+        (Bodied, {"cosine": {"flor": 1}}, "Unknown key 'steps[0].it.cosine.flor'. Did you mean 'floor'?"),
+        (Bodied, {"cosine": {}, "linear": {}}, "'steps[0].it' takes one method, not 'cosine' and 'linear' together."),
+        (Bodied, {"rows": 4}, "'steps[0].it.schedule' is missing."),
+        (Bodied, None, "'steps[0].it.schedule' is missing."),
+        (Bodied, {"schedule": "cosine", "rosw": 4}, "Unknown key 'steps[0].it.rosw'. Did you mean 'rows'?"),
+        (Plain, {"source": "train"}, "Unknown key 'steps[0].it.source'."),  # a recipe says `from`
+        (Plain, "cosine", "'steps[0].it' expects `key: value` settings, not 'cosine'."),
+        (Plain, {"rows": 0}, "'steps[0].it.rows' doesn't fit: Input should be greater than or equal to 1 (got 0)."),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_with_their_place(cls: type[Step], entry: Any, told: str) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        cls.parse(entry, "steps[0].it")
+    assert str(refusal.value).startswith(told)
+
+
+def test_the_earlier_model_is_named_as_recipes_do() -> None:
+    step = Bodied.parse({"from": "first", "cosine": None})
+    assert step.source == "first"
+    assert step.model_dump(by_alias=True)["from"] == "first"
+    assert Bodied.parse(step.model_dump(mode="json", by_alias=True)) == step
+
+
+def test_a_step_is_frozen_and_reads_nothing_unless_it_says_so() -> None:
+    step = Plain.parse(None)
+    with pytest.raises(ValidationError, match="frozen"):
+        step.rows = 4
+    assert step.inputs(context([])) == {}
+    with pytest.raises(TypeError, match="abstract"):
+        Step()  # type: ignore[abstract]
+
+
+def context(asked: list[str]) -> Context:
+    """A context that notes when the model is asked for."""
+
+    def current() -> Any:
+        asked.append("current")
+        return "the model"
+
+    return Context(
+        load=lambda name: asked.append(name),  # type: ignore[arg-type, return-value, func-returns-value]
+        folder=Path("nowhere"),
+        seed=0,
+        model_name="base",
+        results={},
+        keys={},
+        current=current,
+    )
+
+
+def test_the_model_is_loaded_only_when_asked_for() -> None:
+    asked: list[str] = []
+    there = context(asked)
+    assert Plain().run(there).result == {"rows": 3}
+    assert asked == []
+    assert there.model == "the model"
+    assert asked == ["current"]
+
+
+def test_outcomes_share_no_views() -> None:
+    one, other = Outcome({}), Outcome({})
+    one.views.append({"kind": "note"})
+    assert other.views == []
+
+
+@pytest.mark.parametrize("term", catalog.terms("step"))
+def test_every_step_names_a_body_that_it_has(term: str) -> None:
+    """A body that is no field of methods would swallow every key of the entry and then be refused as unknown."""
+    step = catalog.find("step", term)
+    assert issubclass(step, Step)
+    fields = {field.alias or name for name, field in step.model_fields.items()}
+    if step.body is not None:  # or a method's name would be taken for a setting
+        (family,) = {m.family for m in step.model_fields[step.body].metadata if isinstance(m, catalog.FamilyOf)}
+        assert not fields & set(catalog.terms(family))
