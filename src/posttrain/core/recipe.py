@@ -37,7 +37,7 @@ _SCALARS: tuple[tuple[str, str, str], ...] = (
 class _Loader(yaml.SafeLoader):
     """Reads YAML 1.2's plain scalars; refuses a key that stands twice in one mapping, where PyYAML keeps the last."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -67,7 +67,7 @@ _Dumper.add_representer(
         _TAG + "str", text, '"' if set(text) & {*"\x85\u2028\u2029"} else None
     ),
 )
-_Loader.add_constructor(_TAG + "int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor(_TAG + "int", lambda loader, node: int(node.value))
 
 
 def load_yaml(text: str) -> Any:
