@@ -312,6 +312,20 @@ class Adapter(Settings):
         return {}
 
 
+def write_own_layout(adapter: Adapter, tensors: dict[str, torch.Tensor], model: LanguageModel, folder: Path) -> None:
+    """Write an adapter for which PEFT has no layout: its tensors, and its settings under PEFT's file names."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": catalog.term_of(adapter).upper(),
+        "base_model_name_or_path": model.card.get("base", model.reference),
+        "settings": adapter.model_dump(mode="json"),
+    }
+    files.write_json(folder / "adapter_config.json", config)
+
+
 class InPlaceAdapter(Adapter):
     """Base of methods that add nothing and train some of the network's own parameters.
 
@@ -374,21 +388,12 @@ class InPlaceAdapter(Adapter):
 
     def save(self, model: LanguageModel, folder: Path, name: str = "default") -> None:
         """Write the trained parameters and ``adapter_config.json``; PEFT has no layout for them."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
         trained = {
             key: p.detach().cpu().contiguous()
             for key, p in model.network.named_parameters()
             if self.selects(model.network, key, p)
         }
-        save_file(trained, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = {
-            "peft_type": catalog.term_of(self).upper(),
-            "base_model_name_or_path": model.card.get("base", model.reference),
-            "settings": self.model_dump(mode="json"),
-        }
-        files.write_json(folder / "adapter_config.json", config)
+        write_own_layout(self, trained, model, folder)
 
     @classmethod
     def load(cls, network: PreTrainedModel, folder: Path, name: str = "default") -> Self:

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from posttrain.adapt import Adapter, AdapterLayer, activate, adaptable, adapter_layers
+from posttrain.adapt import Adapter, AdapterLayer, activate, adaptable, adapter_layers, write_own_layout
 from posttrain.core import files
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.models.surgery import features, replace, weight_of
@@ -120,21 +120,12 @@ class Bottleneck(Adapter):
 
     def save(self, model: LanguageModel, folder: Path, name: str = "default") -> None:
         """Write ``adapter_model.safetensors`` (``MODULE.down.weight`` …) and ``adapter_config.json``."""
-        from safetensors.torch import save_file
-
         tensors = {
             f"{key}.{side}": tensor.detach().cpu().contiguous()
             for key, layer in _layers(model.network, name).items()
             for side, tensor in _tensors(layer, name).items()
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = {
-            "peft_type": "BOTTLENECK",
-            "base_model_name_or_path": model.card.get("base", model.reference),
-            "settings": self.model_dump(mode="json"),
-        }
-        files.write_json(folder / "adapter_config.json", config)
+        write_own_layout(self, tensors, model, folder)
 
     @classmethod
     def load(cls, network: PreTrainedModel, folder: Path, name: str = "default") -> Self:
