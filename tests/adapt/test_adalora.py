@@ -88,7 +88,7 @@ def test_budget():
 
 def _batches(model, tokens_per_pass: int = 4096) -> Batches:
     rows = [{"prompt": f"What is {i} and {i}?", "completion": f" It is {2 * i}."} for i in range(12)]
-    items = LanguageModeling().encode(dataset.read(rows), model.tokenizer, Encoding())
+    items = LanguageModeling().encode(dataset.read(rows), model, Encoding())
     return Batches(items, 4, tokens_per_pass, seed=3)
 
 

@@ -131,7 +131,7 @@ def test_each_row_has_its_own_adapter(adapter, tiny_llama):
 def test_a_killed_run_goes_on_bit_for_bit(adapter, tiny_llama, tmp_path):
     """Whatever a method keeps beside its parameters must be in the checkpoint."""
     rows = [{"prompt": f"What is {i}?", "completion": f" {i} apples."} for i in range(9)]
-    items = LanguageModeling().encode(dataset.read(rows), tiny_llama.tokenizer, Encoding())
+    items = LanguageModeling().encode(dataset.read(rows), tiny_llama, Encoding())
 
     def run(**options) -> torch.nn.Module:
         network = deepcopy(tiny_llama.network)

@@ -53,7 +53,7 @@ def rollouts_of(model: LanguageModel, adapter: Lora, objective: Ppo, prompts: An
         "episodes": 16,
         "reward": FunctionReward(share_of_letters),
     }
-    items = objective.encode(dataset.read(prompts), model.tokenizer, Encoding())
+    items = objective.encode(dataset.read(prompts), model, Encoding())
     source = objective.batches(model, items, Plan(adapter=adapter, **{**values, **plan}))
     assert isinstance(source, Rollouts)
     return source

@@ -41,8 +41,8 @@ def test_smoothing_has_its_minimum_at_the_labels_odds():
 def test_log_two_before_training_and_the_reference_stays(tiny_llama):
     """Before training all log-ratios are exactly 0; afterwards the kept numbers are still the base's."""
     network, objective = tiny_llama.network, Dpo(beta=0.3)
-    items = objective.encode(dataset.read(PAIRS), tiny_llama.tokenizer, Encoding())
-    objective.prepare(network, items, 4096)
+    items = objective.encode(dataset.read(PAIRS), tiny_llama, Encoding())
+    objective.annotate(network, items, 4096)
     Lora(rank=4, dropout=0.5).apply(network)
     network.train()  # dropout is set, but this loss has none
     batch = objective.collate(items)

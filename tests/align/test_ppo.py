@@ -85,7 +85,7 @@ def test_the_reward_rises_within_a_kl_budget(tiny_llama):
     draw = random.Random(0)
     rows = [{"prompt": "Say: ", "completion": "".join(draw.choices("abcd", k=8))} for _ in range(128)]
     language = LanguageModeling()
-    items = language.encode(dataset.read(rows), tiny_llama.tokenizer, Encoding())
+    items = language.encode(dataset.read(rows), tiny_llama, Encoding())
     torch.manual_seed(0)
     Full().apply(tiny_llama.network)
     train(tiny_llama.network, language, Batches(items, 16, 4096), Loop(steps=60, learning_rate=5e-3))

@@ -28,7 +28,7 @@ def test_the_loss_reads_the_last_tokens(tiny_llama):
     network, objective = tiny_llama.network, RewardModel(centering=0.5)
     head = heads.attach(network, "reward_head")
     torch.nn.init.normal_(head.weight)
-    batch = objective.collate(objective.encode(dataset.read(PAIRS[:3]), tiny_llama.tokenizer, Encoding()))
+    batch = objective.collate(objective.encode(dataset.read(PAIRS[:3]), tiny_llama, Encoding()))
     with torch.no_grad():
         value, metrics = objective.loss(network, batch)
         own = batch.input_ids.split(batch.lengths.tolist())
@@ -58,7 +58,7 @@ def _separable(count: int, seed: int) -> list[dict[str, str]]:
 def test_held_out_pairs_of_a_separable_set(tiny_llama):
     objective = RewardModel()
     learned, held = (
-        objective.encode(dataset.read(_separable(count, seed)), tiny_llama.tokenizer, Encoding())
+        objective.encode(dataset.read(_separable(count, seed)), tiny_llama, Encoding())
         for count, seed in ((64, 0), (40, 1))
     )
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from copy import deepcopy
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import transformers
 
 from posttrain.adapt.lora import Lora
-from posttrain.models.forward import hidden_states, supports_packing, vocabulary_head
+from posttrain.models.forward import hidden_states, layer_states, supports_packing, vocabulary_head
 
 SHAPE = {
     "vocab_size": 300,
@@ -115,3 +116,19 @@ def test_ordinary_calls_still_see_their_padding_mask():
 def test_no_vocabulary_head():
     with pytest.raises(TypeError, match="no vocabulary projection"):
         vocabulary_head(_network("bert"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layer_states_are_the_networks_own(kind):
+    """Each sequence's rows of every layer equal those of a pass with that sequence alone."""
+    network = _network(kind)
+    flat = torch.tensor([token for row in SEQUENCES for token in row])
+    boundaries = torch.tensor([0, *itertools.accumulate(len(row) for row in SEQUENCES)])
+    with torch.no_grad():
+        layers = layer_states(network, flat, boundaries)
+        assert torch.equal(layers[-1], hidden_states(network, flat, boundaries))
+        for begin, end, row in zip(boundaries, boundaries[1:], SEQUENCES):
+            alone = network(input_ids=torch.tensor([row]), output_hidden_states=True).hidden_states
+            assert len(layers) == len(alone) > 2
+            for ours, theirs in zip(layers, alone):
+                torch.testing.assert_close(ours[begin:end], theirs[0], rtol=1e-4, atol=2e-5)

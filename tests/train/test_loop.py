@@ -25,7 +25,7 @@ ROWS = [{"prompt": f"What is {i} and {i}?", "completion": f" It is {2 * i}." + "
 
 
 def _batches(model: LanguageModel, tokens_per_pass: int = 4096, batch_size: int = 4) -> Batches:
-    items = LanguageModeling().encode(dataset.read(ROWS), model.tokenizer, Encoding())
+    items = LanguageModeling().encode(dataset.read(ROWS), model, Encoding())
     return Batches(items, batch_size, tokens_per_pass, seed=3)
 
 

@@ -109,9 +109,35 @@ def hidden_states(
     Returns:
         [T, H] in the network's dtype.
     """
+    output, real = _pass(network, input_ids, boundaries, inputs, output_hidden_states=False)
+    return output.last_hidden_state[real]
+
+
+def layer_states(
+    network: PreTrainedModel, input_ids: torch.Tensor, boundaries: torch.Tensor, **inputs: torch.Tensor
+) -> list[torch.Tensor]:
+    """Hidden states of packed sequences after the embedding and after each block; the last after the final norm.
+
+    Takes the arguments of `hidden_states`.
+
+    Returns:
+        As many as the network has blocks and one more, [T, H] each.
+    """
+    output, real = _pass(network, input_ids, boundaries, inputs, output_hidden_states=True)
+    return [states[real] for states in output.hidden_states]
+
+
+def _pass(
+    network: PreTrainedModel,
+    input_ids: torch.Tensor,
+    boundaries: torch.Tensor,
+    inputs: dict[str, torch.Tensor],
+    **options: bool,
+) -> tuple[Any, Any]:
+    """The body's output, and an index that takes the T tokens out of each of its [rows, tokens, H] tensors."""
     lengths = (boundaries[1:] - boundaries[:-1]).tolist()
     if not supports_packing(network):
-        return _padded_hidden_states(network, input_ids, lengths, inputs)
+        return _padded_pass(network, input_ids, lengths, inputs, options)
     positions = torch.cat([torch.arange(n, device=input_ids.device) for n in lengths])
     arguments: dict[str, Any] = {name: value[None] for name, value in inputs.items()}
     if _takes(body(network), "use_cache"):
@@ -126,13 +152,18 @@ def hidden_states(
         attention_mask=unused,
         segment_lengths=lengths,
         **arguments,
+        **options,
     )
-    return output.last_hidden_state[0]
+    return output, 0
 
 
-def _padded_hidden_states(
-    network: PreTrainedModel, input_ids: torch.Tensor, lengths: list[int], inputs: dict[str, torch.Tensor]
-) -> torch.Tensor:
+def _padded_pass(
+    network: PreTrainedModel,
+    input_ids: torch.Tensor,
+    lengths: list[int],
+    inputs: dict[str, torch.Tensor],
+    options: dict[str, bool],
+) -> tuple[Any, torch.Tensor]:
     """The same through an ordinary right-padded batch, for networks outside the attention interface."""
 
     def pad(flat: torch.Tensor) -> torch.Tensor:
@@ -140,8 +171,8 @@ def _padded_hidden_states(
 
     real = pad(torch.ones_like(input_ids)).bool()  # [S, L]
     arguments = {name: pad(value) for name, value in inputs.items()}
-    output = body(network)(input_ids=pad(input_ids), attention_mask=real.long(), **arguments)
-    return output.last_hidden_state[real]
+    output = body(network)(input_ids=pad(input_ids), attention_mask=real.long(), **arguments, **options)
+    return output, real
 
 
 def _takes(network: nn.Module, argument: str) -> bool:

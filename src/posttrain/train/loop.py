@@ -191,7 +191,7 @@ def evaluate(network: PreTrainedModel, objective: Objective, batches: Iterable[A
     """Loss and metrics of a network over validation micro-batches, each unit counted once.
 
     Returns:
-        ``loss`` and the objective's further metrics, each divided by the summed weight.
+        ``loss`` and the objective's further metrics.
     """
     was_training = network.training
     network.eval()
@@ -207,7 +207,7 @@ def evaluate(network: PreTrainedModel, objective: Objective, batches: Iterable[A
     network.train(was_training)
     if weight <= 0:
         raise BadRequest("The validation data has no loss-carrying token.", "Look at `posttrain audit`.")
-    return {key: value / weight for key, value in sums.items()}
+    return objective.summarize(sums, weight)
 
 
 class _Run:
@@ -296,12 +296,13 @@ class _Run:
             total += float(value.detach())
             for key, metric in metrics.items():
                 sums[key] = sums.get(key, 0.0) + float(metric)
-        means = {key: value / weight for key, value in sums.items()}
+        means = self.objective.summarize({"loss": total, **sums}, weight)
+        loss = means.pop("loss")
         penalty = self.adapter.penalty(self.network) if self.adapter else None
         if penalty is not None:
             penalty.backward()
             means["penalty"] = float(penalty.detach())
-        return total / weight, means
+        return loss, means
 
     def _precision(self) -> AbstractContextManager[Any]:
         device = next(iter(self.parameters.values())).device.type

@@ -69,7 +69,7 @@ class Alignment(Objective):
     keeps_head: ClassVar[bool] = False
     """Whether the head is part of what was learned."""
 
-    def prepare(self, network: PreTrainedModel, items: Sequence[Encoded], tokens_per_pass: int) -> None:
+    def annotate(self, network: PreTrainedModel, items: Sequence[Encoded], tokens_per_pass: int) -> None:
         """Note in the items what the loss needs to know of the network as it is before it gets its adapter."""
 
     def batches(self, model: LanguageModel, items: Sequence[Encoded], plan: Plan) -> Iterable[list[Any]]:

@@ -32,7 +32,9 @@ from posttrain.data.packing import Packed, passes
 from posttrain.train.objectives import Encoding
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from posttrain.models.language_model import LanguageModel
 
 _REFERENCE = "reference"
 
@@ -48,11 +50,11 @@ class Dpo(Alignment):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Assumed share of pairs whose labels are the wrong way round."""
 
-    def encode(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> list[Encoded]:
+    def encode(self, dataset: Dataset, model: LanguageModel, encoding: Encoding) -> list[Encoded]:
         """Preference pairs."""
-        return encode_pairs(dataset, tokenizer, encoding)
+        return encode_pairs(dataset, model.tokenizer, encoding)
 
-    def prepare(self, network: PreTrainedModel, items: Sequence[Encoded], tokens_per_pass: int) -> None:
+    def annotate(self, network: PreTrainedModel, items: Sequence[Encoded], tokens_per_pass: int) -> None:
         """Log-probabilities of both answers under the reference, as the extra `reference` of each item."""
         network.eval()
         with torch.no_grad(), events.task("Reference", total=len(items), unit="pairs") as progress:

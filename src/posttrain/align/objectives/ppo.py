@@ -33,7 +33,7 @@ from posttrain.ops.logprobs import entropy
 from posttrain.train.objectives import Encoding
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from posttrain.models.language_model import LanguageModel
 
@@ -60,9 +60,9 @@ class Ppo(Alignment):
     rollout: RolloutSettings = RolloutSettings()
     """How answers are sampled and judged."""
 
-    def encode(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> list[Encoded]:
+    def encode(self, dataset: Dataset, model: LanguageModel, encoding: Encoding) -> list[Encoded]:
         """The prompts alone."""
-        return list(encode_prompts(dataset, tokenizer, encoding))
+        return list(encode_prompts(dataset, model.tokenizer, encoding))
 
     def batches(self, model: LanguageModel, items: Sequence[Encoded], plan: Plan) -> Iterable[list[Any]]:
         """Rollouts of the policy."""

@@ -25,7 +25,9 @@ from posttrain.data.packing import Packed
 from posttrain.train.objectives import Encoding
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from posttrain.models.language_model import LanguageModel
 
 
 class RewardModel(Alignment):
@@ -39,9 +41,9 @@ class RewardModel(Alignment):
     centering: float = Field(0.0, ge=0)
     """Weight of (r_c + r_r)^2, which keeps rewards around zero (Eisenstein et al., 2023); 0 for none."""
 
-    def encode(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> list[Encoded]:
+    def encode(self, dataset: Dataset, model: LanguageModel, encoding: Encoding) -> list[Encoded]:
         """Preference pairs."""
-        return encode_pairs(dataset, tokenizer, encoding)
+        return encode_pairs(dataset, model.tokenizer, encoding)
 
     def collate(self, items: Sequence[Encoded]) -> Packed:
         """Chosen and rejected answers in turn."""

@@ -154,7 +154,7 @@ class _Work:
         self.held = None if held is None else self._encode(held)
         for items in (self.items, self.held or []):
             if items:
-                self.objective.prepare(model.network, items, step.tokens_per_pass)
+                self.objective.annotate(model.network, items, step.tokens_per_pass)
         self.prompts = self._prompts(held or learned)
         self.numbers: dict[str, dict[str, float]] = {}
         self.texts: dict[str, list[str]] = {}
@@ -178,7 +178,7 @@ class _Work:
         return learned, held
 
     def _encode(self, records: dataset.Dataset) -> list[Encoded]:
-        items: list[Encoded] = self.objective.encode(records, self.model.tokenizer, self.encoding)
+        items: list[Encoded] = self.objective.encode(records, self.model, self.encoding)
         return items
 
     def _prompts(self, records: dataset.Dataset) -> list[Prompt]:

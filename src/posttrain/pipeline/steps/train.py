@@ -100,6 +100,7 @@ class Train(Step, Training):
             raise BadRequest(
                 f"{context.model_name} still carries an adapter.", "Put a `merge` step before training it further."
             )
+        self.objective.prepare(model, self._records)
         items = self._encode(model, self._records)
         held_out = self._batches(self._encode(model, self._validation)) if self._validation else None
         general = _general_tokens(model, self._general, self.forgetting_tokens) if self._general else None
@@ -132,7 +133,7 @@ class Train(Step, Training):
     def _encode(self, model: LanguageModel, records: dataset.Dataset) -> list[Encoded]:
         limit = self.encoding.max_length or model.context_length
         encoding = self.encoding.model_copy(update={"max_length": limit})
-        items: list[Encoded] = self.objective.encode(records, model.tokenizer, encoding)
+        items: list[Encoded] = self.objective.encode(records, model, encoding)
         return items
 
     def _collate(self, model: LanguageModel) -> Any:

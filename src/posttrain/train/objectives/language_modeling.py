@@ -12,23 +12,25 @@ from posttrain.data.chat_template import encode_all
 from posttrain.data.dataset import Dataset
 from posttrain.data.encoded import Encoded
 from posttrain.data.packing import Packed
-from posttrain.models.forward import hidden_states, vocabulary_head
+from posttrain.models.forward import hidden_states, layer_states, vocabulary_head
 from posttrain.ops.logprobs import linear_cross_entropy
-from posttrain.train.objectives import Encoding, Objective
+from posttrain.train.objectives import Encoding, Prediction, Supervised
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from posttrain.models.language_model import LanguageModel
 
 
-class LanguageModeling(Objective):
+class LanguageModeling(Supervised):
     """Cross-entropy on completion or assistant tokens (or on all tokens of plain text)."""
 
-    def encode(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> list[Encoded]:
+    def encode(self, dataset: Dataset, model: LanguageModel, encoding: Encoding) -> list[Encoded]:
         """Texts, completions and conversations as tokens with their loss spans."""
         return encode_all(
             dataset.records,
-            tokenizer,
+            model.tokenizer,
             max_length=encoding.max_length,
             too_long=encoding.too_long,
             train_on=encoding.train_on,
@@ -39,15 +41,24 @@ class LanguageModeling(Objective):
         """Number of tokens that carry loss."""
         return float(batch.loss_tokens)
 
-    def loss(self, network: PreTrainedModel, batch: Packed) -> tuple[torch.Tensor, dict[str, float]]:
-        """Summed negative log-likelihood in nats."""
-        hidden = hidden_states(network, batch.input_ids, batch.boundaries)  # [T, H]
+    def predict(self, network: PreTrainedModel, batch: Packed, *, layers: bool = False) -> Prediction:
+        """Hidden states of the positions that predict a learned token; logits are left to whoever needs them."""
+        if layers:
+            states = layer_states(network, batch.input_ids, batch.boundaries)
+        else:
+            states = [hidden_states(network, batch.input_ids, batch.boundaries)]  # [T, H]
         learned = batch.targets >= 0
         head = vocabulary_head(network)
+        return Prediction(batch.targets[learned], states[-1][learned], head, layers=states if layers else None)
+
+    def loss_of(self, prediction: Prediction, batch: Packed) -> tuple[torch.Tensor, dict[str, float]]:
+        """Summed negative log-likelihood in nats."""
+        head = prediction.head
+        assert head is not None
         value = linear_cross_entropy(
-            hidden[learned],
+            prediction.hidden,
             head.weight,
-            batch.targets[learned],
+            prediction.targets,
             bias=head.bias,
             softcap=head.softcap,
             scale=head.scale,
