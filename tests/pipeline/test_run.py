@@ -230,6 +230,27 @@ def test_names(folder):
         parse_steps([{"mrege": {}}])
 
 
+def test_a_step_reads_what_an_earlier_one_left(folder):
+    """`data: feedback` stands for that step's file; the file's content is part of the key, its place isn't."""
+    pairs = [{"prompt": f"What is {i}?", "chosen": f"A number, {i}.", "rejected": "Who knows."} for i in range(6)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    align = {"objective": "reward_model", "data": "feedback", "steps": 1, "batch_size": 2}
+    steps = [{"feedback": {"pairs": str(folder / "pairs.jsonl")}}, {"align": align}]
+    values = {"name": "tiny", "model": str(folder / "model"), "steps": steps}
+    done = run_recipe(values, out=folder / "run")
+    judge = done["steps"][1]
+    assert judge["inputs"]["data"]["source"] == "feedback"
+    assert ["data:feedback", "align", "data"] in done["lineage"]["edges"]
+
+    shutil.move(folder / "run", folder / "moved")
+    again = run_recipe(values, out=folder / "moved")
+    assert [step["skipped"] for step in again["steps"]] == [True, True]
+
+    (folder / "moved" / "steps" / "01-feedback" / "pairs.jsonl").unlink()
+    again = run_recipe(values, out=folder / "moved")
+    assert [step["skipped"] for step in again["steps"]] == [False, True]
+
+
 def test_resuming_what_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadRequest, match="no run to resume"):

@@ -179,6 +179,7 @@ class _Run:
         self.live: tuple[str, LanguageModel] | None = None
         self.results: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, str] = {"base": self.slots["base"].key}
+        self.files: dict[str, Path] = {}
         self.records: list[dict[str, Any]] = []
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -210,32 +211,45 @@ class _Run:
             keys=dict(self.keys),
             current=lambda: self._current(source),
         )
-        inputs = entry.step.inputs(context)
+        step = entry.step.located(self.files)
+        inputs = self._named(step.inputs(context))
         key = self._key(entry, source, inputs)
         record = _finished(folder, key)
         if record is not None:
             events.message(f"{entry.name}: unchanged, taken from the last run.")
         else:
             clean_unless(folder, key)
-            record = self._work(entry, context, key, inputs)
+            record = self._work(entry, step, context, key, inputs)
         self.results[entry.name] = record["result"]
         self.keys[entry.name] = key
+        if record.get("records"):
+            self.files[entry.name] = folder / record["records"]
         # A step that made no model passes on the one it looked at, under its own name too.
         self.slots[entry.name] = Slot(str(folder / "model"), key) if record["model"] else self.slots[source]
         if record["model"]:
             self.latest = entry.name
         return record
 
+    def _named(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Inputs with the names of earlier steps for the files these left: where a run lies means nothing."""
+        names = {str(path): name for name, path in self.files.items()}
+        return {
+            key: {**value, "source": names[value["source"]]}
+            if isinstance(value, dict) and value.get("source") in names
+            else value
+            for key, value in inputs.items()
+        }
+
     def _key(self, entry: Entry, source: str, inputs: dict[str, Any]) -> str:
         settings = entry.step.model_dump(mode="json", by_alias=True, exclude={"name", "title"})
         parts = [entry.verb, settings, self.slots[source].key, self.frame.seed, inputs, __version__]
         return fingerprint(parts)
 
-    def _work(self, entry: Entry, context: Context, key: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _work(self, entry: Entry, step: Step, context: Context, key: str, inputs: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         events.emit("message", f"step {entry.name}", level="step")
         runtime.seed_everything(self.frame.seed)
-        outcome = entry.step.run(context)
+        outcome = step.run(context)
         if outcome.model is not None:
             made_by = {entry.verb: entry.step.model_dump(mode="json", by_alias=True, exclude_none=True)}
             save_model(outcome, context.folder / "model", entry.name, made_by, inputs, self.frame.seed, key)
@@ -251,6 +265,7 @@ class _Run:
             "seconds": time.perf_counter() - start,
             "skipped": False,
             "model": entry.name if outcome.model is not None else None,
+            "records": outcome.records,
             "headline": outcome.headline,
             "result": outcome.result,
             "views": outcome.views,
@@ -342,12 +357,14 @@ def save_model(
 
 
 def _finished(folder: Path, key: str) -> dict[str, Any] | None:
-    """The record of a finished step with this key; None if it isn't there or its model is gone."""
+    """The record of a finished step with this key; None if it isn't there or what it left is gone."""
     path = folder / "result.json"
     if not path.exists():
         return None
     record: dict[str, Any] = files.read_json(path)
     if record.get("key") != key or (record.get("model") and not (folder / "model" / CARD_FILE).exists()):
+        return None
+    if record.get("records") and not (folder / record["records"]).exists():
         return None
     return {**record, "skipped": True}
 

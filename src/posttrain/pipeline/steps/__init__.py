@@ -8,7 +8,7 @@ business.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -58,6 +58,7 @@ class Outcome:
         model: The new model, if the step made one.
         save: Writes the new model to a folder; required with `model`.
         headline: The outcome in a few words, for the overview.
+        records: Name of a file in the step's folder with records that later steps may take as their data.
     """
 
     result: dict[str, Any]
@@ -65,6 +66,7 @@ class Outcome:
     model: LanguageModel | None = None
     save: Callable[[Path], None] | None = None
     headline: str | None = None
+    records: str | None = None
 
 
 class Step(Settings):
@@ -72,6 +74,9 @@ class Step(Settings):
 
     # A step whose body is itself a method block, as in `quantize: {dynamic: {}}`, names the field that takes it.
     body: ClassVar[str | None] = None
+
+    # Fields that take data; the name of an earlier step that left records stands for its file.
+    reads: ClassVar[tuple[str, ...]] = ()
 
     name: str | None = None
     """The step's name, by which later steps and `from` refer to its model; by default its recipe key."""
@@ -93,6 +98,15 @@ class Step(Settings):
             rest = {k: v for k, v in values.items() if k not in known}
             values, implied = ({**own, cls.body: rest}, cls.body) if rest else (own, None)
         return super().parse(values, where, implied)
+
+    def located(self, records: Mapping[str, Path]) -> Self:
+        """The same step with files in place of the names of earlier steps, in the fields that take data.
+
+        Args:
+            records: Files that earlier steps left, by the steps' names.
+        """
+        found = {field: str(records[name]) for field in self.reads if (name := getattr(self, field)) in records}
+        return self.model_copy(update=found) if found else self
 
     def inputs(self, context: Context) -> dict[str, Any]:
         """What besides the settings, the seed and the model decides the outcome: hashes of data, earlier results."""
