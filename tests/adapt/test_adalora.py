@@ -108,7 +108,7 @@ def test_the_rank_budget_is_met_exactly(tiny_llama, interval):
 
     watched = Watched(**adapter.model_dump())
     settings = Loop(steps=14, learning_rate=1e-2)
-    result = train(network, LanguageModeling(), _batches(tiny_llama), settings, adapter=watched)
+    result = train(network, LanguageModeling(), _batches(tiny_llama), settings, parts={"adalora": watched})
     expected = [
         adapter.budget(step, 14, 48, 16) if step == 10 or (step % interval == 0 and 2 < step < 10) else 48
         for step in range(1, 11)
@@ -116,7 +116,7 @@ def test_the_rank_budget_is_met_exactly(tiny_llama, interval):
     assert counts == expected
     ranks = [int(x.of("default").kept.sum()) for x in adapter_layers(network).values()]
     assert sum(ranks) == 16 and len(set(ranks)) > 1
-    assert result.history[-1]["penalty"] < result.history[0]["penalty"]
+    assert result.history[-1]["adalora"] < result.history[0]["adalora"]
 
 
 def test_equal_scores_do_not_break_the_budget(tiny_llama):
@@ -137,8 +137,8 @@ def test_splitting_the_batch_changes_nothing(tiny_llama):
         adapter.apply(network)
         settings = Loop(steps=1, learning_rate=1e-2, clip=None)
         batches = _batches(tiny_llama, tokens)
-        result = train(network, LanguageModeling(), batches, settings, adapter=adapter)
-        found.append((result.history[0]["penalty"], result.history[0]["gradient_norm"]))
+        result = train(network, LanguageModeling(), batches, settings, parts={"adalora": adapter})
+        found.append((result.history[0]["adalora"], result.history[0]["gradient_norm"]))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 

@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on_bit_for_bit(adapter, tiny_llama, tmp_path):
             LanguageModeling(),
             Batches(items, 3, 64, seed=1),
             Loop(steps=8, learning_rate=1e-2, checkpoint_every=1),
-            adapter=adapter,
+            parts={"adapter": adapter},
             **options,
         )
         return network

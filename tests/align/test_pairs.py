@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from alignment_toy import PAIRS
 
-from posttrain.align.pairs import collate_pairs, encode_pairs, pair_metrics, segment_logprobs
+from posttrain.align.pairs import collate_pairs, encode_pairs, pair_metrics, segment_logprobs, summarize_pairs
 from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
 from posttrain.data.packing import passes
@@ -44,7 +46,21 @@ def test_log_probabilities_of_answers(tiny_llama):
 
 
 def test_metrics_count_a_tie_half():
-    assert pair_metrics(torch.tensor([2.0, -1.0, 0.0])) == {"margin": 1.0, "accuracy": 1.5}
+    found = pair_metrics(torch.tensor([2.0, -1.0, 0.0]))
+    assert (found["margin"], found["accuracy"]) == (1.0, 1.5)
+
+
+def test_calibration_by_hand():
+    """Margins ln 3, -ln 3, ln 19 and 0 claim their order with 0.75, 0.75, 0.95 and 0.5; right are the first and third.
+
+    In the bin of 0.75 one of two is right, 0.5 too much in sum; in that of 0.95 one of one, 0.05 too little; a tie is
+    half right, as it claims. (0.5 + 0.05 + 0) / 4 = 0.1375, the same if the pairs come in two batches.
+    """
+    margins = torch.tensor([math.log(3), -math.log(3), math.log(19), 0.0])
+    whole = summarize_pairs(pair_metrics(margins), 4)
+    assert whole == pytest.approx({"margin": math.log(19) / 4, "accuracy": 0.625, "calibration_error": 0.1375})
+    first, second = pair_metrics(margins[:1]), pair_metrics(margins[1:])
+    assert summarize_pairs({key: first[key] + second[key] for key in first}, 4) == pytest.approx(whole)
 
 
 def test_length_limits(tiny_llama):

@@ -109,3 +109,21 @@ def test_the_reward_rises_within_a_kl_budget(tiny_llama):
     assert first["reward"] < 0.4
     assert sum(entry["reward"] for entry in last) / 4 > first["reward"] + 0.12
     assert sum(entry["kl"] for entry in last) / 4 < 4
+
+
+def test_a_spent_budget_ends_the_training(tiny_llama):
+    """The rollout that is too far from the reference isn't learned from; a huge budget changes nothing."""
+    settings = Loop(steps=16, learning_rate=3e-2)
+    results = {}
+    for budget in (1e-4, 1e6):
+        model, adapter = policy_in_training(tiny_llama)
+        objective = Ppo(rollout=RolloutSettings(episodes_per_rollout=8, epochs=2, kl={"budget": budget}))
+        source = rollouts_of(model, adapter, objective)
+        results[budget] = train(model.network, objective, source, settings), source
+    stopped, source = results[1e-4]
+    *within, beyond = [entry["kl"] for entry in source.history]
+    assert max(within) <= 1e-4 < beyond
+    assert stopped.stopped_early and len(stopped.history) == 4 * len(within) < 16  # two epochs of two minibatches each
+    whole, _ = results[1e6]
+    assert not whole.stopped_early and len(whole.history) == 16
+    assert whole.history[: len(stopped.history)] == stopped.history

@@ -244,6 +244,15 @@ def test_lists_of_methods_are_reached_by_name_and_by_position():
         recipe.apply_overrides(before, ["process.2=top_p"])
 
 
+def test_a_field_may_be_named_by_the_plural_of_its_family():
+    for written in ({"l2_sp": None}, ["l2_sp"], [{"l2_sp": {}}]):
+        after = recipe.apply_overrides({"regularizers": written}, ["regularizers.kl_to_base.weight=0.2"])
+        assert len(after["regularizers"]) == 2
+    assert after["regularizers"] == [{"l2_sp": {}}, {"kl_to_base": {"weight": 0.2}}]
+    alone = recipe.apply_overrides({}, ["regularizers.l2_sp.weight=1"])
+    assert alone == {"regularizers": {"l2_sp": {"weight": 1}}}
+
+
 STEPS: dict[str, Any] = {
     "model": "m",
     "steps": [

@@ -10,8 +10,9 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from posttrain.adapt.lora import Lora
 from posttrain.core.errors import BadRequest
-from posttrain.models.surgery import features, is_linear, replace, select
+from posttrain.models.surgery import blocks, features, is_linear, layer_numbers, replace, select
 
 LAYERS = ("model.layers.0", "model.layers.1")
 ATTENTION = [f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
@@ -160,3 +161,93 @@ def test_replacing_in_lists_and_at_the_top():
     assert replace(network, "1.0", new) is inner and network[1][0] is new
     with pytest.raises(AttributeError):
         replace(network, "1.7", new)
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 30}
+
+
+@pytest.mark.parametrize(
+    ("network_class", "config", "expected"),
+    [
+        (
+            "LlamaForCausalLM",
+            transformers.LlamaConfig(**SMALL, intermediate_size=16, tie_word_embeddings=False),
+            {
+                "model.embed_tokens.weight": 0,
+                "model.layers.0.mlp.up_proj.weight": 1,
+                "model.layers.2.input_layernorm.weight": 3,
+                "model.norm.weight": 4,
+                "lm_head.weight": 4,
+            },
+        ),
+        (
+            "BertForSequenceClassification",
+            transformers.BertConfig(**SMALL, intermediate_size=16),
+            {
+                "bert.embeddings.position_embeddings.weight": 0,
+                "bert.embeddings.LayerNorm.bias": 0,
+                "bert.encoder.layer.1.output.dense.weight": 2,
+                "bert.pooler.dense.weight": 4,
+                "classifier.bias": 4,
+            },
+        ),
+        (
+            "GPT2LMHeadModel",
+            transformers.GPT2Config(vocab_size=30, n_embd=16, n_layer=3, n_head=2, n_positions=8),
+            {
+                "transformer.wte.weight": 0,
+                "transformer.wpe.weight": 0,
+                "transformer.h.0.attn.c_attn.weight": 1,
+                "transformer.ln_f.bias": 4,
+            },
+        ),
+        (
+            "GPTNeoXForCausalLM",
+            transformers.GPTNeoXConfig(**SMALL, intermediate_size=16),
+            {"gpt_neox.embed_in.weight": 0, "gpt_neox.layers.2.mlp.dense_h_to_4h.bias": 3, "lm_head.weight": 4},
+        ),
+        (  # three experts in each of three blocks
+            "MixtralForCausalLM",
+            transformers.MixtralConfig(
+                **SMALL, intermediate_size=16, num_local_experts=3, num_key_value_heads=1, num_experts_per_tok=1
+            ),
+            {"model.embed_tokens.weight": 0, "model.layers.1.mlp.gate.weight": 2, "model.norm.weight": 4},
+        ),
+        (
+            "T5ForConditionalGeneration",
+            transformers.T5Config(vocab_size=30, d_model=16, d_kv=8, d_ff=16, num_layers=3, num_heads=2),
+            {
+                "shared.weight": 0,
+                "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": 1,
+                "decoder.block.2.layer.1.EncDecAttention.q.weight": 3,
+                "decoder.final_layer_norm.weight": 4,
+            },
+        ),
+    ],
+)
+def test_layers_of_parameters(network_class, config, expected):
+    """Three blocks: embeddings are layer 0, blocks 1 to 3, what stands above them 4."""
+    network = getattr(transformers, network_class)(config)
+    numbers, top = layer_numbers(network)
+    assert top == 4
+    assert numbers.keys() == {name for name, _ in network.named_parameters()}
+    assert {name: numbers[name] for name in expected} == expected
+
+
+def test_what_an_adapter_adds_counts_like_its_module(tiny_llama):
+    Lora(rank=2, targets=["embeddings", "q_proj"]).apply(tiny_llama.network)
+    numbers, top = layer_numbers(tiny_llama.network)
+    added = {name: number for name, number in numbers.items() if name.endswith("A.default")}
+    assert top == 3
+    assert added == {
+        "model.embed_tokens.A.default": 0,
+        "model.layers.0.self_attn.q_proj.A.default": 1,
+        "model.layers.1.self_attn.q_proj.A.default": 2,
+    }
+
+
+def test_a_network_without_blocks(tiny_llama):
+    assert blocks(tiny_llama.network) == {"model.layers.0": (0, 2), "model.layers.1": (1, 2)}
+    tiny_llama.network.config.num_hidden_layers = 5
+    with pytest.raises(BadRequest, match="no list of 5 blocks"):
+        blocks(tiny_llama.network)

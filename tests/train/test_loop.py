@@ -20,6 +20,7 @@ from posttrain.train.loop import EarlyStopping, Loop, evaluate, train
 from posttrain.train.objectives import Encoding
 from posttrain.train.objectives.language_modeling import LanguageModeling
 from posttrain.train.optimizer import Optimizer
+from posttrain.train.part import Part
 
 ROWS = [{"prompt": f"What is {i} and {i}?", "completion": f" It is {2 * i}." + " Yes." * (i % 4)} for i in range(14)]
 
@@ -230,7 +231,7 @@ def test_weight_decay_spares_vectors(tiny_llama):
     network = deepcopy(tiny_llama.network)
     parameters = dict(network.named_parameters())
     parameters["model.norm.weight"].learning_rate_factor = 0.5
-    optimizer = Optimizer(weight_decay=0.1).build(parameters, 1e-3)
+    optimizer = Optimizer(weight_decay=0.1).build(network, 1e-3)
     by_name = {name: group for group in optimizer.param_groups for name in group["names"]}
     assert by_name["model.layers.0.mlp.up_proj.weight"]["weight_decay"] == 0.1
     assert by_name["model.layers.0.input_layernorm.weight"]["weight_decay"] == 0.0
@@ -253,7 +254,7 @@ def test_schedule_reaches_the_optimizer(tiny_llama):
     assert [e["learning_rate"] for e in result.history] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
 
 
-class _Counter:
+class _Counter(Part):
     """Takes part in a run: counts updates in a buffer, and pulls one parameter to zero by a penalty."""
 
     def __init__(self, network: torch.nn.Module) -> None:
@@ -277,7 +278,7 @@ class _Counter:
         return {"updates": network.updates}
 
 
-def test_an_adapter_takes_part(tiny_llama):
+def test_a_part_has_its_say(tiny_llama):
     """Called around each update; the gradient of 3 p² is 6 p, added once though the batch is split in several."""
     plain, network = _adapted(tiny_llama), _adapted(tiny_llama)
     with torch.no_grad():  # A's gradient without the penalty is zero while B is
@@ -289,16 +290,16 @@ def test_an_adapter_takes_part(tiny_llama):
     settings = Loop(steps=1, learning_rate=1e-2, clip=None)
     batches = [next(iter(_batches(tiny_llama, 40)))]
     assert len(batches[0]) > 1
-    train(plain, LanguageModeling(), batches, settings, adapter=without)
-    result = train(network, LanguageModeling(), batches, settings, adapter=adapter)
+    train(plain, LanguageModeling(), batches, settings, parts={"pull": without})
+    result = train(network, LanguageModeling(), batches, settings, parts={"pull": adapter})
     torch.testing.assert_close(adapter.gradient - without.gradient, 6 * adapter.value, atol=1e-6, rtol=1e-4)
-    assert result.history[0]["penalty"] == pytest.approx(3 * float(adapter.value.square().sum()), rel=1e-5)
-    train(network, LanguageModeling(), batches, Loop(steps=2), adapter=adapter)
+    assert result.history[0]["pull"] == pytest.approx(3 * float(adapter.value.square().sum()), rel=1e-5)
+    train(network, LanguageModeling(), batches, Loop(steps=2), parts={"pull": adapter})
     pairs = [("before", 1, 1), ("after", 1, 1), ("before", 1, 2), ("after", 1, 2), ("before", 2, 2), ("after", 2, 2)]
     assert adapter.calls == pairs
 
 
-def test_the_best_state_includes_the_adapters_own(tiny_llama):
+def test_the_best_state_includes_a_parts_own(tiny_llama):
     """Best at step 2 of 4: the counter in the network says 2 again."""
     network = _adapted(tiny_llama)
     values = iter([3.0, 2.0, 5.0, 4.0])
@@ -308,7 +309,7 @@ def test_the_best_state_includes_the_adapters_own(tiny_llama):
         LanguageModeling(),
         _batches(tiny_llama),
         settings,
-        adapter=_Counter(network),
+        parts={"pull": _Counter(network)},
         evaluate=lambda: {"loss": next(values)},
     )
     assert int(network.updates) == 2

@@ -24,6 +24,9 @@ class KlPenalty(Settings):
     target: float | None = Field(None, gt=0)
     """Wanted KL from the reference, in nats an answer; null keeps the coefficient."""
 
+    budget: float | None = Field(None, gt=0)
+    """Most KL from the reference, in nats an answer; a rollout beyond it isn't learned from and ends the training."""
+
     gain: float = Field(0.1, gt=0)
     """How fast the coefficient follows, for each rollout."""
 

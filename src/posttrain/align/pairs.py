@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 SPLIT = "split"  # extra of an item: the length of its chosen sequence
 
+_BINS = 5
+_EXCESS = "confidence_excess/"  # sums of confidence less rightness, one a bin
+
 
 def encode_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> list[Encoded]:
     """Preference records as items of two sequences each; learned are the answers.
@@ -107,6 +110,26 @@ def segment_logprobs(network: PreTrainedModel, batch: Packed) -> torch.Tensor:
 
 
 def pair_metrics(margins: torch.Tensor) -> dict[str, float]:
-    """Sums over pairs of the margin and of its being positive; a tie is half right."""
-    right = (margins > 0).sum() + (margins == 0).sum() / 2
-    return {"margin": float(margins.sum()), "accuracy": float(right)}
+    """Sums over pairs of the margin, of its being positive (a tie is half right), and what calibration is made of.
+
+    Args:
+        margins: [P], the reward of the chosen answer less that of the rejected one.
+    """
+    right = (margins > 0).float() + (margins == 0).float() / 2
+    confidence = torch.sigmoid(margins.float().abs())  # of the order the rewards give, from 1/2 to 1
+    bins = ((confidence - 0.5) * 2 * _BINS).long().clamp(max=_BINS - 1)
+    excess = torch.zeros(_BINS, device=margins.device).index_add(0, bins, confidence - right)
+    over = {f"{_EXCESS}{number}": value for number, value in enumerate(excess.tolist())}
+    return {"margin": float(margins.sum()), "accuracy": float(right.sum()), **over}
+
+
+def summarize_pairs(sums: dict[str, float], weight: float) -> dict[str, float]:
+    """Means, and the expected calibration error: how far the confidence is from the share of right orders.
+
+    Pairs are put in five bins by the probability sigma(|margin|) of the order they are put in; the error is the mean
+    over pairs of their bin's difference between mean probability and share of right orders (Guo et al., 2017, equation
+    3). Rewards of 0 have the error 0: they claim nothing.
+    """
+    bins = [value for key, value in sums.items() if key.startswith(_EXCESS)]
+    means = {key: value / weight for key, value in sums.items() if not key.startswith(_EXCESS)}
+    return {**means, "calibration_error": sum(map(abs, bins)) / weight}

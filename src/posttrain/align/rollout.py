@@ -38,6 +38,7 @@ from posttrain.decode.generation import Generation, generate
 from posttrain.decode.search.sampling import Sampling
 from posttrain.ops.divergence import estimate_kl
 from posttrain.train.objectives import Encoding
+from posttrain.train.part import Enough
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -243,7 +244,10 @@ class Rollouts:
         self.position = 0
         divergences = [float((logprobs - reference).sum()) for logprobs, reference, _ in judged]
         self._note(scores, divergences, answers)
-        self.coefficient = self.settings.kl.updated(self.coefficient, self.history[-1]["kl"])
+        kl, budget = self.history[-1]["kl"], self.settings.kl.budget
+        if budget is not None and kl > budget:
+            raise Enough(f"its answers are {kl:.3g} nats from the reference, the budget is {budget:g}.")
+        self.coefficient = self.settings.kl.updated(self.coefficient, kl)
 
     def _prompt(self, number: int) -> Prompt:
         epoch, index = divmod(number, len(self.prompts))

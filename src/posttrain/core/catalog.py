@@ -32,12 +32,15 @@ FAMILIES = {
     "process": ("posttrain.decode.processors", "LogitsProcessor"),
     "search": ("posttrain.decode.search", "Search"),
     "measure": ("posttrain.measure", "Metric"),
+    "losses": ("posttrain.distill.losses", "DistillationLoss"),
+    "teachers": ("posttrain.distill.teachers", "Teacher"),
     "schedule": ("posttrain.train.schedules", "Schedule"),
+    "regularizer": ("posttrain.train.regularizers", "Regularizer"),
     "step": ("posttrain.pipeline.steps", "Step"),
 }
 
 # Families of which several methods may stand together in one block (a field made by `blocks`).
-SEVERAL = frozenset({"process", "measure"})
+SEVERAL = frozenset({"process", "measure", "losses", "regularizer"})
 
 
 def family_package(family: str) -> str:

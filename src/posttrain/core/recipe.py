@@ -229,7 +229,7 @@ def _set(target: Any, keys: list[str], value: Any, override: str, family: str = 
         target[key] = value
         return
     target[key] = _opened(target.get(key), key, override)
-    _set(target[key], rest, value, override, key)
+    _set(target[key], rest, value, override, _family(key))
 
 
 def _opened(value: Any, key: str, override: str) -> dict[str, Any] | list[Any]:
@@ -256,6 +256,12 @@ def _position(entries: list[Any], key: str, family: str, override: str) -> int:
         )
     entries.append({key: None})
     return len(entries) - 1
+
+
+def _family(key: str) -> str:
+    """The family whose methods stand under a key; a key for several of them may be the plural of its name."""
+    singular = key.removesuffix("s")
+    return singular if singular in catalog.SEVERAL else key
 
 
 def _is_method(family: str, key: str) -> bool:

@@ -7,7 +7,7 @@ A rule is a group (`attention`, `mlp`, `all-linear`, `embeddings`), the end of a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -115,6 +115,60 @@ def _matches(network: PreTrainedModel, name: str, module: nn.Module, rule: str) 
 
 def _pooler(name: str) -> bool:
     return "pooler" in name.lower()
+
+
+def blocks(network: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """The blocks of a network by dotted name: each one's number from the bottom, from 0, and how many its stack has.
+
+    They are found by their number, which the configuration says, whatever an architecture calls them. Each stack of an
+    encoder and a decoder is counted by itself.
+
+    Raises:
+        BadRequest: If the network has no stack of blocks.
+    """
+    count = int(network.config.get_text_config().num_hidden_layers)
+    found: dict[str, tuple[int, int]] = {}
+    for name, module in network.named_modules():
+        # A list inside a block (experts) may be as long as the list of blocks.
+        if isinstance(module, nn.ModuleList) and len(module) == count and not _inside(name, found):
+            found |= {f"{name}.{number}": (number, count) for number in range(count)}
+    if not found:
+        raise BadRequest(
+            f"{type(network).__name__} has no list of {count} blocks, so its layers can't be told apart.",
+            "Leave out what treats layers differently.",
+        )
+    return found
+
+
+def _inside(name: str, places: Container[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:n]) in places for n in range(1, len(parts)))
+
+
+def layer_numbers(network: PreTrainedModel) -> tuple[dict[str, int], int]:
+    """The layer of each parameter by dotted name, and the number of the highest layer.
+
+    The embeddings, with what belongs to them, are layer 0, the blocks 1 … n, and final norm and head n + 1. A matrix
+    that embedding and head share is an embedding. What an adapter has put beside a module counts like the module.
+
+    Raises:
+        BadRequest: If the network has no stack of blocks.
+    """
+    places = blocks(network)
+    top = next(iter(places.values()))[1] + 1
+    modules = dict(network.named_modules())
+    body = "" if network.base_model is network else f"{network.base_model_prefix}."
+
+    def number(name: str) -> int:
+        parts = name.split(".")
+        above = [".".join(parts[:n]) for n in range(1, len(parts))]
+        for prefix in above:
+            if prefix in places:
+                return places[prefix][0] + 1
+        embeds = any(isinstance(getattr(modules[prefix], "base", modules[prefix]), nn.Embedding) for prefix in above)
+        return 0 if embeds or (name.startswith(body) and "embed" in name.lower()) else top
+
+    return {name: number(name) for name, _ in network.named_parameters()}, top
 
 
 def replace(network: nn.Module, name: str, module: nn.Module) -> nn.Module:

@@ -17,21 +17,17 @@ Sums are accumulated in float32 for half-precision inputs and in the input's own
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Callable
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from posttrain.ops.linear_head import HeadGradients, HeadSettings, LinearHead, accumulation_dtype, checked_head
+
 # Elements of one temporary block: 4 MB of float32, which allocators keep for reuse and caches hold.
 BLOCK_ELEMENTS = 1 << 20
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type that sums over the vocabulary are taken in: float64 for float64, float32 for everything else."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
@@ -115,13 +111,14 @@ def linear_cross_entropy(
     Raises:
         ValueError: Shapes that do not fit, a chunk below one, or a softcap that is not positive.
     """
-    hidden, weight, bias = _checked(hidden, weight, targets, bias, chunk, softcap)
-    settings = _Settings(chunk, softcap, scale)
+    settings = HeadSettings(chunk, softcap, scale)
+    hidden, weight, bias = checked_head(hidden, weight, bias, settings)
+    _check_targets(hidden, targets)
     if weights is not None and weights.shape != targets.shape:
         raise ValueError(f"weights must be {list(targets.shape)}, not {list(weights.shape)}")
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias, weights)):
         return _LinearCrossEntropy.apply(hidden, weight, bias, weights, targets, settings)
-    nll = -_values(_Head(weight, bias, settings), hidden, targets, with_entropy=False)[0]
+    nll = -_values(LinearHead(weight, bias, settings), hidden, targets, with_entropy=False)[0]
     return nll.sum() if weights is None else torch.dot(nll, weights.to(nll.dtype))
 
 
@@ -177,12 +174,13 @@ def linear_logprobs(
     Raises:
         ValueError: As in `linear_cross_entropy`.
     """
-    hidden, weight, bias = _checked(hidden, weight, targets, bias, chunk, softcap)
-    settings = _Settings(chunk, softcap, scale)
+    settings = HeadSettings(chunk, softcap, scale)
+    hidden, weight, bias = checked_head(hidden, weight, bias, settings)
+    _check_targets(hidden, targets)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
         logprobs, entropies = _LinearLogprobs.apply(hidden, weight, bias, targets, settings, with_entropy)
     else:
-        logprobs, _, entropies = _values(_Head(weight, bias, settings), hidden, targets, with_entropy)
+        logprobs, _, entropies = _values(LinearHead(weight, bias, settings), hidden, targets, with_entropy)
     return (logprobs, entropies) if with_entropy else logprobs
 
 
@@ -207,135 +205,22 @@ def _by_blocks(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     return torch.cat([_by_blocks(function, part) for part in logits.split(rows)])
 
 
-def _checked(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, chunk: int, softcap: float | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Refuse shapes that do not fit; return (hidden, weight, bias) in the type the product is taken in.
-
-    That is autocast's type where it is on, and the head's own otherwise.
-    """
-    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(f"hidden [N, H] and weight [V, H] do not fit: {list(hidden.shape)}, {list(weight.shape)}")
+def _check_targets(hidden: Tensor, targets: Tensor) -> None:
     if targets.shape != hidden.shape[:1]:
         raise ValueError(f"targets must be {list(hidden.shape[:1])}, not {list(targets.shape)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must be {list(weight.shape[:1])}, not {list(bias.shape)}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, not {chunk}")
-    if softcap is not None and softcap <= 0:
-        raise ValueError(f"softcap must be positive, not {softcap}")
-    device = weight.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-class _Settings(NamedTuple):
-    """What a call says besides its tensors."""
+def _error_of(exponentials: Tensor, index: Tensor, total: Tensor | float) -> Tensor:
+    """total * (softmax - onehot(target)) from total * softmax, [n, V] in place; index and total are [n, 1].
 
-    chunk: int
-    softcap: float | None
-    scale: float
-
-
-class _Head(NamedTuple):
-    """The output head: rows of hidden states in, rows of logits out."""
-
-    weight: Tensor
-    bias: Tensor | None
-    settings: _Settings
-
-    def chunks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield (rows, logits, buffer) for equal chunks of rows; both tensors [n, V] are overwritten by the next chunk.
-
-        The logits are in the accumulation type and may be changed in place. The buffer has the head's type and serves
-        for what goes back into a matrix product; it is the same memory as the logits when the types agree.
-        """
-        chunk, softcap, scale = self.settings
-        total, vocabulary = hidden.shape[0], self.weight.shape[0]
-        size = max(1, math.ceil(total / max(1, math.ceil(total / chunk))))
-        narrow = self.weight.new_empty(size, vocabulary)
-        dtype = accumulation_dtype(narrow.dtype)
-        wide = narrow if narrow.dtype == dtype else torch.empty_like(narrow, dtype=dtype)
-        for start in range(0, total, size):
-            rows = slice(start, min(start + size, total))
-            buffer, logits = narrow[: rows.stop - start], wide[: rows.stop - start]
-            if self.bias is None:  # beta = 0: the first argument is not read
-                torch.addmm(buffer, hidden[rows], self.weight.t(), beta=0, alpha=scale, out=buffer)
-            else:
-                torch.addmm(self.bias, hidden[rows], self.weight.t(), beta=scale, alpha=scale, out=buffer)
-            if wide is not narrow:
-                logits.copy_(buffer)
-            if softcap is not None:
-                logits.div_(softcap).tanh_().mul_(softcap)
-            yield rows, logits, buffer
-
-    def slope(self, logits: Tensor) -> Tensor | None:
-        """The softcap's derivative 1 - (logits / softcap)^2, [n, V], or None without a softcap."""
-        softcap = self.settings.softcap
-        return None if softcap is None else (logits / softcap).square_().neg_().add_(1)
+    Subtracting the target before rounding to the head's type keeps the gradient of confident tokens accurate.
+    """
+    return exponentials.scatter_add_(1, index, torch.zeros_like(index, dtype=exponentials.dtype) - total)
 
 
-class _Gradients:
-    """Gradients of sum_i factor_i * nll_i, accumulated chunk by chunk, for those inputs that need one."""
-
-    def __init__(self, head: _Head, hidden: Tensor, needed: tuple[bool, ...]):
-        for_hidden, for_weight, for_bias = needed
-        dtype = accumulation_dtype(hidden.dtype)
-        self.head = head
-        self.source = hidden
-        self.hidden = torch.empty_like(hidden) if for_hidden else None
-        self.weight = torch.zeros_like(head.weight, dtype=dtype) if for_weight else None
-        self.bias = head.weight.new_zeros(head.weight.shape[0], dtype=dtype) if for_bias else None
-
-    def add(
-        self,
-        rows: slice,
-        index: Tensor,
-        exponentials: Tensor,
-        total: Tensor | float,
-        factor: Tensor | float,
-        slope: Tensor | None,
-        buffer: Tensor,
-    ) -> None:
-        """Add one chunk's share, overwriting `exponentials` and `buffer`.
-
-        Args:
-            rows: The chunk's rows.
-            index: [n, 1], the targets.
-            exponentials: [n, V], total * softmax(logits).
-            total: [n, 1], or 1.
-            factor: [n, 1], or 1; each row's weight.
-            slope: [n, V] from `_Head.slope`.
-            buffer: [n, V] in the head's type; may be the same memory as `exponentials`.
-        """
-        # Subtracting the target before rounding to the head's type keeps the gradient of confident tokens accurate.
-        offset = torch.zeros_like(index, dtype=exponentials.dtype) - total
-        exponentials.scatter_add_(1, index, offset)
-        if slope is not None:
-            exponentials.mul_(slope)
-        exponentials.mul_(factor * self.head.settings.scale / total)
-        if buffer.dtype != exponentials.dtype:
-            buffer.copy_(exponentials)
-        if self.hidden is not None:
-            torch.mm(buffer, self.head.weight, out=self.hidden[rows])
-        if self.weight is not None:
-            if self.weight.dtype == buffer.dtype:
-                self.weight.addmm_(buffer.t(), self.source[rows])
-            else:  # converted in pieces of the vocabulary, so that no second [V, H] is needed
-                for gradient, piece in zip(self.weight.split(4096), buffer.split(4096, dim=1), strict=True):
-                    gradient.add_((piece.t() @ self.source[rows]).to(gradient.dtype))
-        if self.bias is not None:
-            self.bias.add_(buffer.sum(0, dtype=self.bias.dtype))
-
-    def results(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients with respect to (hidden, weight, bias), in the head's type."""
-        dtype = self.head.weight.dtype
-        weight = None if self.weight is None else self.weight.to(dtype)
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return self.hidden, weight, bias
-
-
-def _values(head: _Head, hidden: Tensor, targets: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _values(
+    head: LinearHead, hidden: Tensor, targets: Tensor, with_entropy: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Log-probabilities, logsumexps and, when asked for, entropies of all rows; each [N]."""
     dtype = accumulation_dtype(head.weight.dtype)
     logprobs = hidden.new_empty(targets.shape, dtype=dtype)
@@ -368,11 +253,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         weights: Tensor | None,
         targets: Tensor,
-        settings: _Settings,
+        settings: HeadSettings,
     ) -> Tensor:
-        head = _Head(weight, bias, settings)
+        head = LinearHead(weight, bias, settings)
         needed = ctx.needs_input_grad[:3]
-        gradients = _Gradients(head, hidden, needed)
+        gradients = HeadGradients(head, hidden, needed)
         nll = hidden.new_empty(targets.shape, dtype=accumulation_dtype(hidden.dtype))
         factors = torch.ones_like(nll) if weights is None else weights.to(nll.dtype)
         for rows, logits, buffer in head.chunks(hidden):
@@ -383,7 +268,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total = logits.sub_(peak).exp_().sum(1, keepdim=True)
             nll[rows] = (peak - chosen + total.log()).squeeze(1)
             if any(needed):
-                gradients.add(rows, index, logits, total, factors[rows, None], slope, buffer)
+                gradients.add(rows, _error_of(logits, index, total), factors[rows, None] / total, slope, buffer)
         ctx.weights_dtype = None if weights is None else weights.dtype
         ctx.save_for_backward(*gradients.results(), nll if ctx.needs_input_grad[3] else None)
         return torch.dot(nll, factors)
@@ -405,10 +290,10 @@ class _LinearLogprobs(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        settings: _Settings,
+        settings: HeadSettings,
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        logprobs, normalizers, entropies = _values(_Head(weight, bias, settings), hidden, targets, with_entropy)
+        logprobs, normalizers, entropies = _values(LinearHead(weight, bias, settings), hidden, targets, with_entropy)
         ctx.save_for_backward(hidden, weight, bias, targets, normalizers)
         ctx.settings = settings
         if entropies is not None:
@@ -419,10 +304,11 @@ class _LinearLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, normalizers = ctx.saved_tensors
-        head = _Head(weight, bias, ctx.settings)
-        gradients = _Gradients(head, hidden, ctx.needs_input_grad[:3])
+        head = LinearHead(weight, bias, ctx.settings)
+        gradients = HeadGradients(head, hidden, ctx.needs_input_grad[:3])
         for rows, logits, buffer in head.chunks(hidden):
             slope = head.slope(logits)
             probabilities = logits.sub_(normalizers[rows, None]).exp_()
-            gradients.add(rows, targets[rows, None], probabilities, 1.0, -grad[rows, None], slope, buffer)
+            error = _error_of(probabilities, targets[rows, None], 1.0)
+            gradients.add(rows, error, -grad[rows, None], slope, buffer)
         return *gradients.results(), None, None, None

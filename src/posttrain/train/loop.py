@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -27,6 +28,7 @@ from posttrain.core.settings import Settings
 from posttrain.train.interruption import interruptible
 from posttrain.train.objectives import Objective
 from posttrain.train.optimizer import Optimizer, optimizer_tensors, restore_optimizer
+from posttrain.train.part import Enough, Part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,33 +89,17 @@ class Loop(Training):
     """Base learning rate."""
 
 
-class TakesPart(Protocol):
-    """What a way to adapt has to say in each step, beside the objective; the contract of `adapt` fulfils it."""
-
-    def penalty(self, network: PreTrainedModel) -> torch.Tensor | None:
-        """Added to the mean loss of an optimizer step, once, however the batch is split."""
-
-    def before_update(self, network: PreTrainedModel, step: int, steps: int) -> None:
-        """Called with the complete gradients of step `step` of 1 … `steps`, before they are clipped and used."""
-
-    def after_update(self, network: PreTrainedModel, step: int, steps: int) -> None:
-        """Called with the updated parameters."""
-
-    def state(self, network: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """Tensors, not copies of them, that training changes beside the parameters."""
-
-
 @dataclass
 class TrainResult:
     """What a run did.
 
     Attributes:
         history: One entry a step: step, loss (mean over the batch), learning_rate, gradient_norm, the objective's
-            metrics and the adapter's penalty, if there is one.
+            metrics and the penalties of what takes part, by its name.
         evaluations: One entry an evaluation: step and the validation numbers.
         tokens: Tokens that went through the network, padding not counted.
         seconds: Wall time of the steps alone, over all parts of an interrupted run.
-        stopped_early: Whether early stopping ended it.
+        stopped_early: Whether early stopping or the source of batches ended it.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -140,7 +126,7 @@ def train(
     batches: Iterable[list[Any]],
     loop: Loop,
     *,
-    adapter: TakesPart | None = None,
+    parts: Mapping[str, Part] = MappingProxyType({}),
     evaluate: Callable[[], dict[str, float]] | None = None,
     checkpoint: Path | None = None,
     name: str = "Train",
@@ -151,9 +137,11 @@ def train(
         network: The network; left in evaluation mode.
         objective: The loss.
         batches: Gives one optimizer step's micro-batches at a time; a finite one is begun again. If it has
-            `state_dict` and `load_state_dict`, a resumed run continues at its position; otherwise it is replayed.
+            `state_dict` and `load_state_dict`, a resumed run continues at its position; otherwise it is replayed. It
+            may raise `Enough`.
         loop: Settings.
-        adapter: Takes part in each step; not needed where only the objective has a say.
+        parts: What takes part in each step beside the objective, such as the adapter, by the names under which the
+            history shows their penalties.
         evaluate: Gives validation numbers of the network as it is.
         checkpoint: Folder for the checkpoint; a checkpoint found there is continued.
         name: Shown with the progress.
@@ -163,7 +151,7 @@ def train(
         Failure: If loss or gradient stop being numbers.
         Interrupted: After Ctrl-C, with the checkpoint written.
     """
-    run = _Run(network, objective, batches, loop, adapter, evaluate, checkpoint)
+    run = _Run(network, objective, batches, loop, parts, evaluate, checkpoint)
     run.resume()
     if loop.activation_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -173,7 +161,12 @@ def train(
             events.task(name, total=loop.steps, unit="steps", done=run.step) as progress,
         ):
             while run.step < loop.steps and not run.result.stopped_early:
-                progress.advance(1, **run.take_step())
+                try:
+                    progress.advance(1, **run.take_step())
+                except Enough as reason:
+                    events.message(f"{name} ends after step {run.step} of {loop.steps}: {reason}")
+                    run.result.stopped_early = True
+                    break
                 run.evaluate_if_due()
                 if interrupted():
                     run.save_checkpoint()
@@ -219,20 +212,22 @@ class _Run:
         objective: Objective,
         batches: Iterable[list[Any]],
         loop: Loop,
-        adapter: TakesPart | None,
+        parts: Mapping[str, Part],
         evaluate: Callable[[], dict[str, float]] | None,
         checkpoint: Path | None,
     ) -> None:
         self.network, self.objective, self.batches, self.loop = network, objective, batches, loop
-        self.adapter, self.evaluate, self.checkpoint = adapter, evaluate, checkpoint
+        self.parts, self.evaluate, self.checkpoint = parts, evaluate, checkpoint
         self.parameters = {key: p for key, p in network.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise BadRequest("No parameter is trainable.", "Choose another adapter or other targets.")
         if loop.early_stopping and evaluate is None:
             raise BadRequest("early_stopping needs validation data.", "Give `validation`.")
         # All that training changes in the network: what a checkpoint and the best state consist of.
-        self.changing: dict[str, torch.Tensor] = {**self.parameters, **(adapter.state(network) if adapter else {})}
-        self.optimizer = loop.optimizer.build(self.parameters, loop.learning_rate)
+        self.changing: dict[str, torch.Tensor] = {**self.parameters}
+        for part in parts.values():
+            self.changing |= part.state(network)
+        self.optimizer = loop.optimizer.build(network, loop.learning_rate)
         self.result = TrainResult()
         self.step = 0
         self.best: dict[str, torch.Tensor] = {}
@@ -256,13 +251,13 @@ class _Run:
             group["lr"] = group["base_learning_rate"] * factor
         self.network.train()
         loss, metrics = self._backward(batch, weight)
-        if self.adapter:
-            self.adapter.before_update(self.network, self.step + 1, self.loop.steps)
+        for part in self.parts.values():
+            part.before_update(self.network, self.step + 1, self.loop.steps)
         norm = self._clip()
         self._refuse_non_finite(loss, norm)
         self.optimizer.step()
-        if self.adapter:
-            self.adapter.after_update(self.network, self.step + 1, self.loop.steps)
+        for part in self.parts.values():
+            part.after_update(self.network, self.step + 1, self.loop.steps)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.result.tokens += sum(int(getattr(micro, "tokens", 0)) for micro in batch)
@@ -298,10 +293,11 @@ class _Run:
                 sums[key] = sums.get(key, 0.0) + float(metric)
         means = self.objective.summarize({"loss": total, **sums}, weight)
         loss = means.pop("loss")
-        penalty = self.adapter.penalty(self.network) if self.adapter else None
-        if penalty is not None:
-            penalty.backward()
-            means["penalty"] = float(penalty.detach())
+        for name, part in self.parts.items():
+            penalty = part.penalty(self.network)
+            if penalty is not None:
+                penalty.backward()
+                means[name] = float(penalty.detach())
         return loss, means
 
     def _precision(self) -> AbstractContextManager[Any]:

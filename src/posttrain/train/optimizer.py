@@ -1,18 +1,28 @@
 """AdamW (Loshchilov and Hutter, 2019) with the usual parameter groups.
 
 Weight decay applies to matrices only, not to norms, biases and other vectors. A parameter may carry its own factor on
-the learning rate in the attribute `learning_rate_factor` (LoRA+, layer-wise decay).
+the learning rate in the attribute `learning_rate_factor` (LoRA+). With layer-wise decay (Howard and Ruder, 2018,
+section 3.2, "discriminative fine-tuning"; Clark et al., 2020) lower layers, whose features are more general, learn more
+slowly:
+
+    rate(layer) = learning rate * decay ^ (layers above it)
+
+where the head and the final norm are the highest layer and the embeddings the lowest.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from posttrain.core.settings import Settings
+from posttrain.models.surgery import layer_numbers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Optimizer(Settings):
@@ -30,12 +40,24 @@ class Optimizer(Settings):
     epsilon: float = Field(1e-8, gt=0)
     """Added to the root of the mean square."""
 
-    def build(self, parameters: dict[str, nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
-        """An optimizer over named parameters; each group remembers its `base_learning_rate` and parameter names."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Layer-wise decay: each layer's rate is this times the rate of the layer above it; null lets all learn alike."""
+
+    def build(self, network: PreTrainedModel, learning_rate: float) -> torch.optim.AdamW:
+        """An optimizer over the parameters that require a gradient.
+
+        Each of its groups remembers its `base_learning_rate` and the `names` of its parameters.
+
+        Raises:
+            BadRequest: If rates are to differ between layers that the network doesn't have.
+        """
+        parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        factors = self._factors(network)
         groups: dict[tuple[float, float], list[str]] = defaultdict(list)
         for name, parameter in parameters.items():
             decay = self.weight_decay if parameter.ndim >= 2 else 0.0
-            groups[decay, float(getattr(parameter, "learning_rate_factor", 1.0))].append(name)
+            own = float(getattr(parameter, "learning_rate_factor", 1.0))
+            groups[decay, own * factors.get(name, 1.0)].append(name)
         return torch.optim.AdamW(
             [
                 {
@@ -51,6 +73,13 @@ class Optimizer(Settings):
             eps=self.epsilon,
             foreach=True,
         )
+
+    def _factors(self, network: PreTrainedModel) -> dict[str, float]:
+        """The factor of each parameter's layer."""
+        if self.layer_decay is None:
+            return {}
+        numbers, top = layer_numbers(network)
+        return {name: self.layer_decay ** (top - number) for name, number in numbers.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch.nn import functional
 
 from posttrain.align.objectives import Alignment
-from posttrain.align.pairs import collate_pairs, encode_pairs, pair_metrics, segment_logprobs
+from posttrain.align.pairs import collate_pairs, encode_pairs, pair_metrics, segment_logprobs, summarize_pairs
 from posttrain.align.policy import without_dropout
 from posttrain.core import events
 from posttrain.data.dataset import Dataset
@@ -71,6 +71,10 @@ class Dpo(Alignment):
     def weight(self, batch: Packed) -> float:
         """Number of pairs."""
         return batch.segments / 2
+
+    def summarize(self, sums: dict[str, float], weight: float) -> dict[str, float]:
+        """Means over pairs, and the calibration error."""
+        return summarize_pairs(sums, weight)
 
     def loss(self, network: PreTrainedModel, batch: Packed) -> tuple[torch.Tensor, dict[str, float]]:
         """Summed loss; summed implicit rewards, their margin, and number of pairs in the right order."""

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from posttrain.align.heads import head_of
 from posttrain.align.objectives import Alignment
-from posttrain.align.pairs import collate_pairs, encode_pairs, pair_metrics
+from posttrain.align.pairs import collate_pairs, encode_pairs, pair_metrics, summarize_pairs
 from posttrain.align.reward import REWARD_HEAD, segment_rewards
 from posttrain.data.dataset import Dataset
 from posttrain.data.encoded import Encoded
@@ -52,6 +52,10 @@ class RewardModel(Alignment):
     def weight(self, batch: Packed) -> float:
         """Number of pairs."""
         return batch.segments / 2
+
+    def summarize(self, sums: dict[str, float], weight: float) -> dict[str, float]:
+        """Means over pairs, and the calibration error."""
+        return summarize_pairs(sums, weight)
 
     def loss(self, network: PreTrainedModel, batch: Packed) -> tuple[torch.Tensor, dict[str, float]]:
         """Summed loss; summed margin and number of pairs in the right order, a tie counting half."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from posttrain.align.objectives import Plan
 from posttrain.align.reward import Reward, function_reward, model_reward
 from posttrain.align.rollout import Prompt, answered, encode_prompts, kl_of_answers, sample_answers
 from posttrain.core import events, files, runtime
-from posttrain.core.catalog import block
+from posttrain.core.catalog import block, term_of
 from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
 from posttrain.data.collate import Batches
@@ -31,6 +31,8 @@ from posttrain.train.objectives import Encoding
 
 class Align(Step, Training):
     """Align the current model, or train a reward model."""
+
+    reads: ClassVar[tuple[str, ...]] = ("data", "validation")
 
     objective: block("align")  # type: ignore[valid-type]
     """How, as in {dpo: {beta: 0.1}}."""
@@ -242,7 +244,7 @@ class _Work:
             objective,
             self.batches,
             Loop(steps=steps, learning_rate=rate, **shared),
-            adapter=step.adapt,
+            parts={term_of(step.adapt): step.adapt},
             checkpoint=self.context.folder / "checkpoint",
             name="Align",
         )
@@ -279,6 +281,7 @@ class _Work:
             "loss": result.loss,
             "first_loss": result.history[0]["loss"],
             "steps": len(result.history),
+            "stopped_early": result.stopped_early,
             "tokens": result.tokens,
             "seconds": result.seconds,
             "peak_memory_mb": runtime.peak_memory_mb(),
@@ -289,7 +292,7 @@ class _Work:
             "rollouts": rollouts,
         }
         if not self.objective.samples_policy:
-            for key in ("loss", "margin", "accuracy"):
+            for key in ("loss", "margin", "accuracy", "calibration_error"):
                 numbers[f"pairs_{key}_before"], numbers[f"pairs_{key}_after"] = before[key], after[key]
             numbers["accuracy"] = after["accuracy"]
             numbers["pairs_measured"] = len(self.held if self.held is not None else self.items)

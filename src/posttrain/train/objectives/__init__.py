@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -45,6 +45,12 @@ class Encoding(Settings):
 
 class Objective(Settings):
     """A loss."""
+
+    unit: ClassVar[str] = "loss"
+    """What the mean loss is measured in, for people."""
+
+    rising: ClassVar[frozenset[str]] = frozenset()
+    """The metrics of which more is better."""
 
     def prepare(self, model: LanguageModel, dataset: Dataset) -> None:
         """Give the network what this loss needs before it gets its adapter: a head with as many outputs as labels.
@@ -89,8 +95,15 @@ class Objective(Settings):
         return {key: value / weight for key, value in sums.items()}
 
     def baseline(self, items: Sequence[Encoded]) -> dict[str, float]:
-        """What a predictor without any input would reach on these items, under the metrics' names."""
+        """What a predictor without any input would reach on these items, under the metrics' names.
+
+        The first is the metric that the task is judged by; empty where the loss itself is.
+        """
         return {}
+
+    def baseline_name(self, metric: str) -> str:
+        """What that predictor always says, in a word."""
+        return "majority"
 
 
 @dataclass(frozen=True)

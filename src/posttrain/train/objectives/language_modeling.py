@@ -6,8 +6,9 @@ same pass; the [tokens, vocabulary] matrix never exists.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from posttrain.core.errors import BadRequest
 from posttrain.data.chat_template import encode_all
 from posttrain.data.dataset import Dataset
 from posttrain.data.encoded import Encoded
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 
 class LanguageModeling(Supervised):
     """Cross-entropy on completion or assistant tokens (or on all tokens of plain text)."""
+
+    unit: ClassVar[str] = "nats a token"
+
+    def prepare(self, model: LanguageModel, dataset: Dataset) -> None:
+        """Nothing is added; a network without a vocabulary projection is refused."""
+        if model.network.get_output_embeddings() is None:
+            raise BadRequest(
+                f"{type(model.network).__name__} predicts no tokens: it has no vocabulary projection.",
+                "Take a language model, or another objective: `posttrain list objective`.",
+            )
 
     def encode(self, dataset: Dataset, model: LanguageModel, encoding: Encoding) -> list[Encoded]:
         """Texts, completions and conversations as tokens with their loss spans."""
