@@ -39,7 +39,7 @@ LONGEST_MODULE = 450
 
 # Families whose methods no machinery may know. Sources and steps are left out: `local`, `hub`, `train`, `merge` are
 # words that a loop or a command can't do without.
-SECRET_FAMILIES = ("adapt", "align", "objective", "quantize", "process", "search", "measure", "schedule")
+SECRET_FAMILIES = ("adapt", "align", "objective", "quantize", "process", "search", "measure", "schedule", "regularizer")
 
 # Everything that isn't a family's folder, less the commands (`--temperature` is the command line's contract) and the
 # folders that serve one method only.

@@ -77,3 +77,59 @@ def make_tiny_llama(seed: int = 0) -> LanguageModel:
         torch.manual_seed(seed)
         network = LlamaForCausalLM(config).eval()
     return LanguageModel(network=network, tokenizer=make_tiny_tokenizer(), reference="tiny", card={"name": "tiny"})
+
+
+def make_tiny_wordpieces() -> PreTrainedTokenizerFast:
+    """Lower-cased word pieces as BERT's: letters, digits and a few words; pairs get token types 0 and 1.
+
+    0 is ``[PAD]``, 1 ``[UNK]``, 2 ``[CLS]``, 3 ``[SEP]``.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?-"
+    words = ["the", "dog", "fox", "good", "bad", "film", "very", "is", "a", "was", "##ing", "##ed"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *characters, *(f"##{c}" for c in characters), *words]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def make_tiny_bert(seed: int = 0) -> LanguageModel:
+    """A fresh float32 BERT without a head: 2 layers, width 64, 2 heads, 64 positions, no dropout."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from posttrain.models.language_model import LanguageModel
+
+    tokenizer = make_tiny_wordpieces()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = BertModel(config).eval()
+    return LanguageModel(network=network, tokenizer=tokenizer, reference="tiny-bert", card={"name": "tiny-bert"})

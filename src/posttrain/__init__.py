@@ -22,17 +22,30 @@ _API = {
     "load": "posttrain.pipeline.api",
     "run": "posttrain.pipeline.api",
     "generate": "posttrain.pipeline.api",
+    "classify": "posttrain.pipeline.api",
     "perplexity": "posttrain.pipeline.api",
     "audit": "posttrain.pipeline.api",
 }
 
 # packages that are verbs too: see posttrain.core.verb
-_VERBS = ("train", "quantize")
+_VERBS = ("train", "align", "distill", "quantize")
 
 if TYPE_CHECKING:
-    from posttrain.pipeline.api import audit, generate, load, perplexity, quantize, run, train
+    from posttrain.pipeline.api import align, audit, classify, distill, generate, load, perplexity, quantize, run, train
 
-__all__ = ["__version__", "audit", "generate", "load", "perplexity", "quantize", "run", "train"]
+__all__ = [
+    "__version__",
+    "align",
+    "audit",
+    "classify",
+    "distill",
+    "generate",
+    "load",
+    "perplexity",
+    "quantize",
+    "run",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -64,6 +64,33 @@ def test_train_quantize_and_audit(folder):
     assert posttrain.audit(folder / "data.jsonl", folder / "model")["rows"] == 8
 
 
+def test_align(folder):
+    """By default on built-in pairs; here on pairs of its own."""
+    rows = [{"prompt": f"Say {i}: ", "chosen": f"fox {i}", "rejected": f"dog {i}"} for i in range(8)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    model, found = posttrain.align(
+        folder / "model",
+        {"dpo": {"beta": 0.5}},
+        folder / "pairs.jsonl",
+        steps=6,
+        learning_rate=0.002,
+        max_new_tokens=3,
+        out=folder / "aligned",
+    )
+    assert found["reward_before"] == 0.0 and found["loss"] < found["first_loss"]
+    assert posttrain.load(folder / "aligned").fingerprint() == model.fingerprint()
+
+
+def test_distill(folder):
+    teacher = posttrain.load(folder / "model")
+    student, found = posttrain.distill(
+        teacher, "layers:1", folder / "data.jsonl", losses="feature", steps=3, out=folder / "student"
+    )
+    assert found["student"]["parameters"] == student.parameter_count() < teacher.parameter_count()
+    assert found["teacher"]["parameters"] == teacher.parameter_count()
+    assert posttrain.load(folder / "student").fingerprint() == student.fingerprint()
+
+
 def test_full_fine_tuning_leaves_a_whole_model(folder):
     """In-place methods write an ordinary checkpoint, which transformers itself loads."""
     from transformers import AutoModelForCausalLM

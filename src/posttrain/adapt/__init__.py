@@ -22,6 +22,7 @@ from torch import nn
 from posttrain.core import catalog, files
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.core.settings import Settings
+from posttrain.models.heads import task_head
 from posttrain.models.surgery import select, weight_of
 
 if TYPE_CHECKING:
@@ -194,18 +195,24 @@ def adaptable(
 ) -> dict[str, nn.Module]:
     """The modules that rules select, by dotted name; one adapted already by layers of the class is its wrapper.
 
+    A task's head isn't among them: it is trained whole.
+
     Raises:
-        BadRequest: If a rule selects nothing, or a module is adapted by another method.
+        BadRequest: If a rule selects nothing, nothing but the head, or a module is adapted by another method.
     """
-    layers = adapter_layers(network)
+    layers, head = adapter_layers(network), tuple(f"{key}." for key in task_head(network))
     chosen: dict[str, nn.Module] = {}
     for key, module in select(network, targets).items():
+        if f"{key}.".startswith(head):
+            continue
         parts = key.split(".")
         owner = next((name for n in range(len(parts)) if (name := ".".join(parts[: n + 1])) in layers), None)
         if owner is None:
             chosen[key] = module
         elif key in (owner, f"{owner}.base"):  # and not what an adapter has put beside the base
             chosen[owner] = layers[owner]
+    if not chosen:
+        raise BadRequest(f"{targets} names only the task's head, which is trained whole.", "Name parts of the body.")
     for key, module in chosen.items():
         if isinstance(module, AdapterLayer) and not isinstance(module, layer_class):
             raise BadRequest(f"{key} carries an adapter of another method.", "Merge that one first.")
@@ -327,7 +334,7 @@ def write_own_layout(adapter: Adapter, tensors: dict[str, torch.Tensor], model: 
 
 
 class InPlaceAdapter(Adapter):
-    """Base of methods that add nothing and train some of the network's own parameters.
+    """Base of methods that add nothing and train some of the network's own parameters, a task's head among them.
 
     The values they had are kept, so that the base can still be computed with; `merge` lets go of them.
     """
@@ -348,7 +355,7 @@ class InPlaceAdapter(Adapter):
         Raises:
             BadRequest: If nothing is selected.
         """
-        chosen = {key: p for key, p in network.named_parameters() if self.selects(network, key, p)}
+        chosen = self._chosen(network)
         if not chosen:
             raise BadRequest(
                 f"{type(network).__name__} has no parameter that {type(self).__name__} trains.",
@@ -358,6 +365,12 @@ class InPlaceAdapter(Adapter):
             parameter.requires_grad = key in chosen
         if self.keeps_base():
             vars(network)[_BASE] = {key: p.detach().clone() for key, p in chosen.items()}
+
+    def _chosen(self, network: PreTrainedModel) -> dict[str, nn.Parameter]:
+        head = tuple(f"{key}." for key in task_head(network))
+        return {
+            key: p for key, p in network.named_parameters() if key.startswith(head) or self.selects(network, key, p)
+        }
 
     @contextmanager
     def disabled(self, network: PreTrainedModel) -> Iterator[None]:
@@ -388,11 +401,7 @@ class InPlaceAdapter(Adapter):
 
     def save(self, model: LanguageModel, folder: Path, name: str = "default") -> None:
         """Write the trained parameters and ``adapter_config.json``; PEFT has no layout for them."""
-        trained = {
-            key: p.detach().cpu().contiguous()
-            for key, p in model.network.named_parameters()
-            if self.selects(model.network, key, p)
-        }
+        trained = {key: p.detach().cpu().contiguous() for key, p in self._chosen(model.network).items()}
         write_own_layout(self, trained, model, folder)
 
     @classmethod

@@ -33,6 +33,7 @@ from posttrain.adapt import (
     add_to_weight,
     untie_if_adapted,
 )
+from posttrain.adapt._head import freeze_body, head_tensors, merge_head, peft_entries, restore_head
 from posttrain.core import files
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.models.surgery import effective_weight, features, replace, weight_of
@@ -228,7 +229,7 @@ class AdaLora(Adapter):
                     f"Rank {self.initial_rank} is larger than the smaller side of {key} ({smaller}).",
                     "Choose a lower initial_rank.",
                 )
-        network.requires_grad_(False)
+        freeze_body(network, name)
         for key, module in chosen.items():
             layer = module if isinstance(module, AdaLoraLayer) else AdaLoraLayer(module)
             if layer is not module:
@@ -310,6 +311,7 @@ class AdaLora(Adapter):
             if layer.holds(name):
                 add_to_weight(key, layer.base, layer.delta(name))
             replace(network, key, layer.base)
+        merge_head(network, name)
         network.requires_grad_(True)
 
     def save(self, model: LanguageModel, folder: Path, name: str = "default") -> None:
@@ -317,7 +319,7 @@ class AdaLora(Adapter):
         from safetensors.torch import save_file
 
         layers = {key: layer for key, layer in _layers(model.network).items() if layer.holds(name)}
-        tensors: dict[str, torch.Tensor] = {}
+        tensors = head_tensors(model.network, name, _PREFIX)
         pattern: dict[str, list[bool]] = {}
         for key, layer in layers.items():
             own = layer.of(name)
@@ -330,7 +332,7 @@ class AdaLora(Adapter):
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = {
             "peft_type": "ADALORA",
-            "task_type": "CAUSAL_LM" if model.is_causal else None,
+            **peft_entries(model),
             "base_model_name_or_path": model.card.get("base", model.reference),
             **{theirs: getattr(self, ours) for ours, theirs in _PEFT_NAMES.items()},
             # The schedule is over, and its length was the training's, not the adapter's; PEFT wants some.
@@ -382,6 +384,7 @@ class AdaLora(Adapter):
                         f"the network needs {list(parameter.shape)}."
                     )
                 parameter.data.copy_(tensor)
+        restore_head(network, name, tensors, folder, _PREFIX, config.get("modules_to_save"))
         return adapter
 
 
@@ -399,7 +402,7 @@ def _in_use(network: nn.Module) -> dict[str, Triplets]:
 
 
 def _refuse_unsupported(config: dict[str, Any]) -> None:
-    for key in ("modules_to_save", "layer_replication", "trainable_token_indices"):
+    for key in ("layer_replication", "trainable_token_indices"):
         if config.get(key):
             raise BadRequest(f"The adapter uses '{key}', which adalora doesn't compute.")
     if config.get("bias", "none") != "none":

@@ -1,4 +1,4 @@
-"""BitFit: train only the bias terms (Ben Zaken et al., 2022)."""
+"""BitFit: train only the bias terms, and a task's head (Ben Zaken et al., 2022)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Bitfit(InPlaceAdapter):
-    """Freeze every weight and leave the biases free."""
+    """Freeze every weight but a task's head and leave the biases free."""
 
     default_learning_rate: ClassVar[float] = 1e-3
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import nn
 
 from posttrain.adapt import Adapter, AdapterLayer, activate, adaptable, adapter_layers, write_own_layout
+from posttrain.adapt._head import freeze_body, head_layers, head_tensors, restore_head
 from posttrain.core import files
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.models.surgery import features, replace, weight_of
@@ -99,7 +100,7 @@ class Bottleneck(Adapter):
                 raise BadRequest(
                     f"A width of {self.width} is no bottleneck for {key} ({hidden}).", "Choose a lower one."
                 )
-        network.requires_grad_(False)
+        freeze_body(network, name)
         for key, module in chosen.items():
             layer = module if isinstance(module, BottleneckLayer) else BottleneckLayer(module)
             if layer is not module:
@@ -125,7 +126,7 @@ class Bottleneck(Adapter):
             for key, layer in _layers(model.network, name).items()
             for side, tensor in _tensors(layer, name).items()
         }
-        write_own_layout(self, tensors, model, folder)
+        write_own_layout(self, tensors | head_tensors(model.network, name), model, folder)
 
     @classmethod
     def load(cls, network: PreTrainedModel, folder: Path, name: str = "default") -> Self:
@@ -144,6 +145,9 @@ class Bottleneck(Adapter):
             for key, layer in _layers(network, name).items()
             for side, tensor in _tensors(layer, name).items()
         }
+        restore_head(network, name, stored, folder)
+        head = tuple(f"{key}." for key in head_layers(network))
+        stored = {key: tensor for key, tensor in stored.items() if not key.startswith(head)}
         for key in sorted(stored.keys() | own.keys()):
             if key not in own or key not in stored or own[key].shape != stored[key].shape:
                 raise Failure(f"The adapter {folder} doesn't fit {type(network).__name__}: they differ in '{key}'.")

@@ -17,8 +17,6 @@ class HeadOnly(InPlaceAdapter):
     default_learning_rate: ClassVar[float] = 1e-3
 
     def selects(self, network: PreTrainedModel, name: str, parameter: nn.Parameter) -> bool:
-        """Parameters outside the body; where the projection is tied to the embedding, that shared matrix."""
+        """A task's head is trained anyway; of a language model the projection, be it tied to the embedding."""
         head = network.get_output_embeddings()
-        if head is not None:
-            return any(parameter is own for own in head.parameters())
-        return not name.startswith(f"{network.base_model_prefix}.")
+        return head is not None and any(parameter is own for own in head.parameters())

@@ -27,6 +27,15 @@ from posttrain.adapt import (
     add_to_weight,
     untie_if_adapted,
 )
+from posttrain.adapt._head import (
+    freeze_body,
+    head_layers,
+    head_tensors,
+    keep_head,
+    merge_head,
+    peft_entries,
+    restore_head,
+)
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.models.surgery import effective_weight, features, replace, weight_of
 
@@ -117,7 +126,7 @@ class Lora(Adapter):
     def apply(self, network: PreTrainedModel, name: str = "default") -> None:
         """Freeze the network and put the low-rank branch beside each target."""
         _refuse_too_large(self.rank, chosen := adaptable(network, self.targets, LoraLayer))
-        network.requires_grad_(False)
+        freeze_body(network, name)
         for key, module in chosen.items():
             layer = module if isinstance(module, LoraLayer) else LoraLayer(module)
             if layer is not module:
@@ -135,6 +144,7 @@ class Lora(Adapter):
         for key, layer in _lora_layers(network).items():
             _add_delta(key, layer, name)
             replace(network, key, layer.base)
+        merge_head(network, name)
         network.requires_grad_(True)
 
     def merge_in_place(self, network: PreTrainedModel, name: str = "default") -> None:
@@ -143,6 +153,7 @@ class Lora(Adapter):
         for key, layer in _lora_layers(network).items():
             _add_delta(key, layer, name)
         activate(network, None)
+        keep_head(network, name)
 
     def unmerge(self, network: PreTrainedModel, name: str = "default") -> None:
         """Undo `merge_in_place`, up to floating-point rounding."""
@@ -166,12 +177,15 @@ class Lora(Adapter):
             The settings of the combination, with which it can be saved or merged.
 
         Raises:
-            BadRequest: If an adapter is missing, the name is taken, or the ranks add up to more than a matrix has.
+            BadRequest: If an adapter is missing or has a task's head, the name is taken, or the ranks add up to more
+                than a matrix has.
         """
         layers = _lora_layers(network)
         for each in weights:
             if not any(layer.holds(each) for layer in layers.values()):
                 raise BadRequest(f"The network carries no adapter '{each}'.", "Apply or load it under this name first.")
+        if head_layers(network):
+            raise BadRequest("Adapters that each have a head for their task can't be combined.", "Use one at a time.")
         if not weights or any(layer.holds(name) for layer in layers.values()):
             raise BadRequest(
                 f"'{name}' is an adapter already." if weights else "There are no adapters to combine.",
@@ -198,7 +212,7 @@ class Lora(Adapter):
         """Write ``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT does."""
         from safetensors.torch import save_file
 
-        tensors: dict[str, torch.Tensor] = {}
+        tensors = head_tensors(model.network, name, "base_model.model.")
         for key, layer in _lora_layers(model.network).items():
             embedding = isinstance(layer.base, nn.Embedding)
             for side, values in (("A", layer.A), ("B", layer.B)):
@@ -208,7 +222,7 @@ class Lora(Adapter):
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM" if model.is_causal else None,
+            **peft_entries(model),
             "base_model_name_or_path": model.card.get("base", model.reference),
             "r": self.rank,
             "lora_alpha": self.alpha,
@@ -261,6 +275,7 @@ class Lora(Adapter):
             stored = tensors.get(f"{prefix}{key}{whole}")
             if stored is not None and not torch.equal(stored, weight_of(layer.base).detach().cpu()):
                 raise Failure(f"The adapter {folder} was made for a base with another {key}.", "Load that base.")
+        restore_head(network, name, tensors, folder, prefix, config.get("modules_to_save"))
         return adapter
 
 
@@ -279,7 +294,7 @@ def _refuse_too_large(rank: int, modules: dict[str, nn.Module]) -> None:
 
 
 def _refuse_unsupported(config: dict[str, Any]) -> None:
-    unsupported = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication")
+    unsupported = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication")
     for key in (*unsupported, "trainable_token_indices"):
         if config.get(key):
             raise BadRequest(f"The adapter uses '{key}', which lora doesn't compute.")

@@ -10,6 +10,7 @@ its other activations together, so callers take them in chunks and only where th
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def _packed_attention(
     grouped = query.shape[1] != key.shape[1]
     outputs = []
     for q, k, v in zip(*(t.split(segment_lengths, 2) for t in (query, key, value))):
-        mask = _window_mask(q.shape[2], sliding_window, q.device) if sliding_window and causal else None
+        mask = _window_mask(q.shape[2], sliding_window, causal, q.device) if sliding_window else None
         output = functional.scaled_dot_product_attention(
             q, k, v, mask, dropout, is_causal=causal and mask is None, scale=scaling, enable_gqa=grouped
         )
@@ -69,12 +70,12 @@ def _packed_attention(
     return (torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]).contiguous(), None
 
 
-def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor | None:
-    """Causal mask of a sliding window; None while the segment is shorter than the window."""
+def _window_mask(length: int, window: int, causal: bool, device: torch.device) -> torch.Tensor | None:
+    """Mask of a sliding window, behind or around each token; None while the segment is shorter than the window."""
     if length <= window:
         return None
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
-    return (distance >= 0) & (distance < window)
+    return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
 def supports_packing(network: PreTrainedModel) -> bool:
@@ -93,6 +94,17 @@ def supports_packing(network: PreTrainedModel) -> bool:
 def body(network: PreTrainedModel) -> nn.Module:
     """The network without its head: what turns token ids into hidden states."""
     return network.base_model
+
+
+def first_position(network: PreTrainedModel) -> int:
+    """The number of a sequence's first position: 0, but RoBERTa and its kin count on from the padding token's id."""
+    padding: Any = getattr(getattr(body(network), "embeddings", None), "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
+
+
+def takes(network: PreTrainedModel, argument: str) -> bool:
+    """Whether the body has an input of this name."""
+    return argument in inspect.signature(body(network).forward).parameters
 
 
 def hidden_states(
@@ -138,9 +150,10 @@ def _pass(
     lengths = (boundaries[1:] - boundaries[:-1]).tolist()
     if not supports_packing(network):
         return _padded_pass(network, input_ids, lengths, inputs, options)
-    positions = torch.cat([torch.arange(n, device=input_ids.device) for n in lengths])
+    first = first_position(network)
+    positions = torch.cat([torch.arange(first, first + n, device=input_ids.device) for n in lengths])
     arguments: dict[str, Any] = {name: value[None] for name, value in inputs.items()}
-    if _takes(body(network), "use_cache"):
+    if takes(network, "use_cache"):
         arguments["use_cache"] = False
     # The function stays in place after the call, since recomputed activations come back to it in the backward pass.
     network.config._attn_implementation = _PACKED
@@ -173,12 +186,6 @@ def _padded_pass(
     arguments = {name: pad(value) for name, value in inputs.items()}
     output = body(network)(input_ids=pad(input_ids), attention_mask=real.long(), **arguments, **options)
     return output, real
-
-
-def _takes(network: nn.Module, argument: str) -> bool:
-    import inspect
-
-    return argument in inspect.signature(network.forward).parameters
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from posttrain.pipeline.single_step import single_step
 
 if TYPE_CHECKING:
     from posttrain.decode.generation import Generations
+    from posttrain.decode.labelling import Labelling
     from posttrain.measure import Measurement
 
 Model = str | Path | LanguageModel
@@ -85,6 +86,25 @@ def generate(
     )
 
 
+def classify(
+    model: Model, texts: str | tuple[str, str] | Sequence[str | tuple[str, str]], *, batch_size: int = 32
+) -> list[Labelling]:
+    """Label texts with a trained classifier.
+
+    Args:
+        model: A classifier or its reference.
+        texts: A text, a pair of texts, or a list of them.
+        batch_size: Texts at once; never changes the outcome.
+
+    Returns:
+        For each text its label and the probabilities of all labels.
+    """
+    from posttrain.decode import labelling
+
+    given = [texts] if isinstance(texts, (str, tuple)) else list(texts)
+    return labelling.classify(_loaded(model), given, batch_size=batch_size)
+
+
 def perplexity(model: Model, text: str | Path, **settings: Any) -> Measurement:
     """Perplexity on a text file or data set; settings as in the recipe (window, stride, max_tokens, batch_size)."""
     metric = catalog.build("measure", {"perplexity": {"text": str(text), **settings}})
@@ -101,6 +121,62 @@ def train(
         The adapted model (the one given, if it was loaded) and the numbers of the run.
     """
     outcome = single_step("train", {"data": str(data), **settings}, _reference(model), out=out, seed=seed)
+    assert outcome.model is not None
+    return outcome.model, outcome.result
+
+
+def align(
+    model: Model,
+    objective: Any,
+    data: str | Path | None = None,
+    *,
+    out: Path | str | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """Align by an objective's block (``"dpo"``, ``{"ppo": {"clip": 0.1}}``); settings as in the recipe's `align` step.
+
+    Args:
+        model: A model or its reference.
+        objective: How.
+        data: Preference pairs or prompts; built-in ones when not given.
+        out: Where the outcome is saved.
+        seed: Seed of everything random.
+        **settings: For example reward, adapt, steps, episodes, learning_rate.
+
+    Returns:
+        The aligned model, or the reward model, and the numbers of the run.
+    """
+    given = {"data": str(data)} if data is not None else {}
+    outcome = single_step("align", {"objective": objective, **given, **settings}, _reference(model), out=out, seed=seed)
+    assert outcome.model is not None
+    return outcome.model, outcome.result
+
+
+def distill(
+    teacher: Model,
+    student: str | Path,
+    data: str | Path,
+    *,
+    out: Path | str | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """Train a student with the help of a teacher, which stays as it is; settings as in the recipe's `distill` step.
+
+    Args:
+        teacher: A model or its reference; several are given by the setting `teacher` and replace it.
+        student: ``"layers:15"``, a configuration file, or a model's reference.
+        data: What is learned from.
+        out: Where the student is saved.
+        seed: Seed of everything random.
+        **settings: For example losses, objective, validation, steps, learning_rate, baseline.
+
+    Returns:
+        The student, and the numbers of teacher, student and the same student trained without a teacher.
+    """
+    values = {"student": str(student), "data": str(data), **settings}
+    outcome = single_step("distill", values, _reference(teacher), out=out, seed=seed)
     assert outcome.model is not None
     return outcome.model, outcome.result
 

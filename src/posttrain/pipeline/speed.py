@@ -1,6 +1,15 @@
-"""How fast a model writes: new tokens a second at batch 1, the best of a few short runs on the same prompt."""
+"""How fast a model is: new tokens a second at batch 1 for one that writes, tokens read a second for one that doesn't.
+
+Always the best of a few short runs, because whatever else the machine does can only make a run slower.
+"""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
 
 from posttrain.core.catalog import build
 from posttrain.decode.generation import generate
@@ -10,12 +19,29 @@ _PROMPT = "The river rose in the night, and in the morning the town was"
 
 
 def tokens_per_second(model: LanguageModel, new_tokens: int = 24, repeats: int = 3) -> float:
-    """New tokens a second.
-
-    The best of `repeats` runs, because whatever else the machine does can only make a run slower.
-    """
+    """New tokens a second, the best of `repeats` runs on the same prompt."""
     greedy = build("search", "greedy")
     runs = [
         generate(model, [_PROMPT], search=greedy, max_new_tokens=new_tokens, ignore_eos=True) for _ in range(repeats)
     ]
     return max(run.tokens_per_second for run in runs)
+
+
+def pass_tokens_per_second(run: Callable[[Any], Any], batches: Sequence[Any], repeats: int = 3) -> float:
+    """Tokens a second through a network that reads and doesn't write; the best of `repeats` rounds.
+
+    Args:
+        run: One pass over a batch.
+        batches: Micro-batches that say how many `tokens` they have.
+        repeats: Rounds over all of them.
+    """
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(repeats):
+            start = time.perf_counter()
+            for batch in batches:
+                run(batch)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    return sum(batch.tokens for batch in batches) / min(seconds)

@@ -31,11 +31,14 @@ def new_card(
     root = before.get("root") or {"reference": parent.reference, "source": before.get("source")}
     # What an adapter sits on; a model with weights of its own needs no base.
     base = {"base": parent.reference} if parent.adapter is not None else {}
+    # An adapter's base is loaded without the head that the task gave it; a whole network's configuration describes it.
+    head = {"head": before["head"]} if parent.adapter is not None and "head" in before else {}
     return {
         "format": FORMAT,
         "name": name,
         "root": root,
         **base,
+        **head,
         "license": before.get("license"),
         "parents": [{"name": before.get("name", parent.reference), "key": before.get("key")}],
         "history": [

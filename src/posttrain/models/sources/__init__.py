@@ -42,6 +42,8 @@ NETWORK_CLASSES = {
     "masked": "AutoModelForMaskedLM",
     "encoder": "AutoModel",
 }
+# The one whose networks give a whole text its labels.
+LABELS_TEXTS = "sequence_classification"
 
 
 class Unreachable(Failure):

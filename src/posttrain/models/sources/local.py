@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from posttrain.core import catalog, events, files
 from posttrain.core.errors import BadRequest, Failure
+from posttrain.models import heads
 from posttrain.models.language_model import CARD_FILE, LanguageModel
 from posttrain.models.sources import NETWORK_CLASSES, Source, quiet, resolve
 
@@ -251,6 +252,8 @@ def _adapted(folder: Path, card: dict[str, Any], **options: Any) -> LanguageMode
     if not reference:
         raise BadRequest(f"{folder} doesn't say which base it adapts.", "Set base_model_name_or_path in its config.")
     base = resolve(str(reference)).load(**options)
+    if card.get("head"):
+        heads.give_head(base, **card["head"])  # with new values; the trained ones come with the adapter
     adapter_class = catalog.find("adapt", str(values.get("peft_type", "")).lower())
     adapter = adapter_class.load(base.network, folder)
     own_tokenizer = any((folder / name).exists() for name in _TOKENIZER_FILES)

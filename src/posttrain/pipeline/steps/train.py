@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from posttrain.adapt import trainable_share
 from posttrain.core import events, runtime
-from posttrain.core.catalog import block
+from posttrain.core.catalog import block, blocks, term_of
 from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
 from posttrain.data.collate import Batches
@@ -22,11 +23,15 @@ from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.pipeline.views import View, curve, facts, note
 from posttrain.train.loop import Loop, Training, TrainResult, evaluate, train
-from posttrain.train.objectives import Encoding
+from posttrain.train.objectives import Encoding, Objective
+from posttrain.train.regularized import regularize
+from posttrain.train.regularizers import Beginning
 
 
 class Train(Step, Training):
     """Fine-tune the current model."""
+
+    reads: ClassVar[tuple[str, ...]] = ("data", "validation", "forgetting")
 
     data: str
     """The training data: a file, hub:owner/name or builtin:NAME."""
@@ -58,6 +63,9 @@ class Train(Step, Training):
     objective: block("objective") = Field(default_factory=lambda: {"language_modeling": {}})  # type: ignore[valid-type]
     """The loss, as in {language_modeling: {}}."""
 
+    regularizers: blocks("regularizer") = []  # type: ignore[valid-type]
+    """What keeps the model from forgetting, as in {kl_to_base: {weight: 0.1}, replay: {data: builtin:prose}}."""
+
     encoding: Encoding = Encoding()
     """How records become tokens."""
 
@@ -79,6 +87,7 @@ class Train(Step, Training):
     def inputs(self, context: Context) -> dict[str, Any]:
         """Hashes of all data."""
         sets = {"data": self._records, "validation": self._validation, "forgetting": self._general}
+        sets |= {f"regularizers[{i}]": each.reads() for i, each in enumerate(self.regularizers)}
         return {key: {"source": found.source, "hash": found.hash} for key, found in sets.items() if found is not None}
 
     @cached_property
@@ -100,9 +109,18 @@ class Train(Step, Training):
             raise BadRequest(
                 f"{context.model_name} still carries an adapter.", "Put a `merge` step before training it further."
             )
+        known = set(model.network.parameters())
         self.objective.prepare(model, self._records)
+        fresh = frozenset(name for name, parameter in model.network.named_parameters() if parameter not in known)
+        if self.forgetting and not model.is_causal:
+            raise BadRequest(
+                f"{type(model.network).__name__} predicts no text, so `forgetting` can't be measured on it.",
+                "Leave `forgetting` out.",
+            )
         items = self._encode(model, self._records)
-        held_out = self._batches(self._encode(model, self._validation)) if self._validation else None
+        judged = self._encode(model, self._validation) if self._validation else []
+        held_out = self._batches(judged) if judged else None
+        baseline = self.objective.baseline(judged) if judged else {}
         general = _general_tokens(model, self._general, self.forgetting_tokens) if self._general else None
         self.adapt.apply(model.network)
         trainable, share = trainable_share(model.network)
@@ -112,12 +130,22 @@ class Train(Step, Training):
         events.message(
             f"Training {trainable:,} parameters ({share:.2%} of the model) on {len(items)} records, {loop.steps} steps."
         )
+        beginning = Beginning(
+            model=model,
+            objective=self.objective,
+            base=lambda: self.adapt.disabled(model.network),
+            fresh=fresh,
+            batch_size=self.batch_size,
+            tokens_per_pass=self.tokens_per_pass,
+            seed=context.seed,
+        )
+        regularized = regularize(self.regularizers, batches, beginning)
         result = train(
             model.network,
-            self.objective,
-            batches,
+            regularized.objective,
+            regularized.batches,
             loop,
-            adapter=self.adapt,
+            parts={term_of(self.adapt): self.adapt, **regularized.parts},
             evaluate=(lambda: evaluate(model.network, self.objective, held_out)) if held_out else None,
             checkpoint=context.folder / "checkpoint",
         )
@@ -127,8 +155,10 @@ class Train(Step, Training):
         else:
             model.adapter = self.adapt
         numbers = _result(result, trainable, share, before, after)
-        views = _views(result, numbers, self.validation)
-        return Outcome(numbers, views, model, lambda folder: _save(model, folder), _headline(numbers))
+        numbers |= {f"baseline_{key}": value for key, value in baseline.items()}
+        views = _views(result, numbers, self.objective, baseline) + _terms(result, regularized.parts)
+        headline = _headline(numbers, self.objective, baseline)
+        return Outcome(numbers, views, model, lambda folder: _save(model, folder), headline)
 
     def _encode(self, model: LanguageModel, records: dataset.Dataset) -> list[Encoded]:
         limit = self.encoding.max_length or model.context_length
@@ -151,6 +181,9 @@ class Train(Step, Training):
         steps = self.steps or (max(1, round(self.epochs * per_epoch)) if self.epochs else 100)
         rate = self.learning_rate or self.adapt.default_learning_rate
         shared = {key: getattr(self, key) for key in Training.model_fields}
+        if self.early_stopping and "higher_is_better" not in self.early_stopping.model_fields_set:
+            rises = self.early_stopping.metric in self.objective.rising
+            shared["early_stopping"] = self.early_stopping.model_copy(update={"higher_is_better": rises})
         return Loop(steps=steps, learning_rate=rate, **shared)
 
     def _numbers(
@@ -209,18 +242,61 @@ def _result(
     return numbers
 
 
-def _headline(numbers: dict[str, Any]) -> str:
+def _headline(numbers: dict[str, Any], objective: Objective, baseline: dict[str, float]) -> str:
     if "validation_loss_before" in numbers:
-        before, after = numbers["validation_loss_before"], numbers["validation_loss_after"]
-        return f"held-out loss {before:.3g} → {after:.3g}"
+        key = next(iter(baseline), "loss")
+        before, after = numbers[f"validation_{key}_before"], numbers[f"validation_{key}_after"]
+        beside = f" ({objective.baseline_name(key)} baseline {baseline[key]:.3g})" if baseline else ""
+        return f"held-out {_label(key)} {before:.3g} → {after:.3g}{beside}"
     return f"training loss {numbers['first_loss']:.3g} → {numbers['loss']:.3g}"
 
 
-def _views(result: TrainResult, numbers: dict[str, Any], validation: str | None) -> list[View]:
+def _terms(result: TrainResult, terms: Iterable[str]) -> list[View]:
+    """A curve of each regularizer's numbers in the history."""
+    series = {
+        key: [(entry["step"], entry[key]) for entry in result.history]
+        for name in terms
+        for key in (name, f"{name}_loss")
+        if key in result.history[0]
+    }
+    return [curve(key.replace("_", " ").capitalize(), "step", "value", {key: points}) for key, points in series.items()]
+
+
+def _label(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _held_out(result: TrainResult, numbers: dict[str, Any], metric: str) -> list[tuple[float, float]]:
+    """A validation number before training and at each evaluation."""
+    start = [(0.0, numbers[f"validation_{metric}_before"])]
+    return start + [(entry["step"], entry[metric]) for entry in result.evaluations]
+
+
+def _judged(
+    result: TrainResult, numbers: dict[str, Any], objective: Objective, baseline: dict[str, float]
+) -> list[View]:
+    """The metrics that have a baseline: a curve of the first, and all of them beside it."""
+    if not baseline or not result.evaluations:
+        return []
+    key, value = next(iter(baseline.items()))
+    name = f"{objective.baseline_name(key)} baseline"
+    last = float(result.evaluations[-1]["step"])
+    series = {"held-out": _held_out(result, numbers, key), name: [(0.0, value), (last, value)]}
+    shown = {}
+    for each, constant in baseline.items():
+        for moment in ("before", "after"):
+            shown[f"{_label(each)}, {moment}"] = numbers[f"validation_{each}_{moment}"]
+        shown[f"{_label(each)}, {objective.baseline_name(each)} baseline"] = constant
+    title = f"Held-out {_label(key)}"
+    return [curve(title, "step", _label(key), series), facts("Held-out data", shown)]
+
+
+def _views(
+    result: TrainResult, numbers: dict[str, Any], objective: Objective, baseline: dict[str, float]
+) -> list[View]:
     losses = {"training": [(entry["step"], entry["loss"]) for entry in result.history]}
-    if validation and result.evaluations:
-        start = [(0.0, numbers["validation_loss_before"])]
-        losses["held-out"] = start + [(entry["step"], entry["loss"]) for entry in result.evaluations]
+    if "validation_loss_before" in numbers and result.evaluations:
+        losses["held-out"] = _held_out(result, numbers, "loss")
     rates = {"learning rate": [(entry["step"], entry["learning_rate"]) for entry in result.history]}
     shown = {
         "trainable parameters": numbers["trainable_parameters"],
@@ -228,7 +304,8 @@ def _views(result: TrainResult, numbers: dict[str, Any], validation: str | None)
         "tokens a second": numbers["tokens_per_second"],
         "peak memory (MB)": numbers["peak_memory_mb"],
     }
-    views = [curve("Loss", "step", "nats a token", losses), curve("Learning rate", "step", "rate", rates)]
+    views = [curve("Loss", "step", objective.unit, losses), curve("Learning rate", "step", "rate", rates)]
+    views = _judged(result, numbers, objective, baseline) + views
     for key, label in (("validation_loss", "held-out loss"), ("general_loss", "loss on general text")):
         if f"{key}_before" in numbers:
             shown[f"{label}, before"] = numbers[f"{key}_before"]
@@ -238,7 +315,7 @@ def _views(result: TrainResult, numbers: dict[str, Any], validation: str | None)
         gained = numbers.get("validation_loss_before", 0) - numbers.get("validation_loss_after", 0)
         views.append(
             note(
-                f"The loss on held-out questions fell by {gained:.3f} nats a token; the loss on general text "
+                f"The loss on held-out questions fell by {gained:.3f} {objective.unit}; the loss on general text "
                 f"{'rose' if numbers['forgetting'] > 0 else 'fell'} by {abs(numbers['forgetting']):.3f} (forgetting).",
                 "good" if gained > numbers["forgetting"] else "warning",
             )

@@ -1,0 +1,54 @@
+"""Scores of classes: by hand and against scikit-learn."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from posttrain.core.errors import BadRequest
+from posttrain.measure.classification import Classification, class_scores
+
+
+def test_by_hand():
+    """a: 2 of 3 found, 2 of 2 predicted right; b: 1 of 1 found, 1 of 2. F1 4/5 and 2/3; correlation 6 / sqrt(8 * 6)."""
+    found = class_scores(["a", "a", "b", "b"], ["a", "a", "a", "b"])
+    assert found["accuracy"] == found["micro_f1"] == 0.75
+    assert found["macro_f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert found["weighted_f1"] == pytest.approx((3 * 4 / 5 + 2 / 3) / 4)
+    assert found["macro_precision"] == pytest.approx((1 + 1 / 2) / 2)
+    assert found["macro_recall"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["mcc"] == pytest.approx((3 * 4 - (2 * 3 + 2 * 1)) / ((16 - 8) * (16 - 10)) ** 0.5)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_equals_scikit_learn(classes):
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = random.Random(classes)
+    actual = [generator.randrange(classes) for _ in range(80)]
+    predicted = [a if generator.random() < 0.6 else generator.randrange(classes + 1) for a in actual]
+    found = class_scores(predicted, actual)
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(actual, predicted))
+    assert found["mcc"] == pytest.approx(metrics.matthews_corrcoef(actual, predicted))
+    for average in ("macro", "micro", "weighted"):
+        expected = metrics.precision_recall_fscore_support(actual, predicted, average=average, zero_division=0)
+        for name, value in zip(("precision", "recall", "f1"), expected):
+            assert found[f"{average}_{name}"] == pytest.approx(value), (average, name)
+
+
+def test_one_class_on_one_side_has_no_correlation():
+    assert class_scores(["a", "a"], ["a", "b"])["mcc"] == 0.0
+
+
+def test_the_value_is_the_score_asked_for_and_texts_are_stripped():
+    rows = ["a", "a", "b", "b"], [["a "], ["a"], ["a"], ["b"]]
+    assert Classification().score(*rows).value == 0.75
+    assert Classification(score_by="macro_f1").score(*rows).value == pytest.approx((4 / 5 + 2 / 3) / 2)
+    many = Classification().score(["a", "b"] * 15, [["a"]] * 30)
+    assert many.interval[0] < 0.5 < many.interval[1] and many.parts["rows"] == 30
+
+
+@pytest.mark.parametrize("rows", [([], []), (["a"], [["a", "b"]]), (["a"], [])])
+def test_one_reference_a_row(rows):
+    with pytest.raises(BadRequest, match="exactly one reference"):
+        Classification().score(*rows)
