@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint types suite clean
+.PHONY: quickstart examples test lint types suite clean
 
 # The torch range lies in pyproject.toml; nothing else is pinned, so the environment resolves on any platform.
 $(VENV)/installed: pyproject.toml setup.py $(wildcard csrc/*)
@@ -18,6 +18,14 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 quickstart: $(VENV)/installed
 	$(BIN)/posttrain quickstart $(ARGS)
+
+# Every example on the real models, with what each took; a few minutes on two cores.
+examples: $(VENV)/installed
+	@set -e; for file in examples/[a-z]*.py examples/*.yaml; do \
+	  echo "== $$file"; start=$$(date +%s); \
+	  case $$file in *.py) $(BIN)/python $$file;; *) $(BIN)/posttrain run $$file;; esac; \
+	  echo "== $$file: $$(($$(date +%s) - start)) seconds"; \
+	done
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

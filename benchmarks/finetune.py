@@ -49,7 +49,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     model = load(arguments.model)
     objective = LanguageModeling()
-    items = objective.encode(dataset.read(rows(arguments.data)), model.tokenizer, Encoding(max_length=2048))
+    items = objective.encode(dataset.read(rows(arguments.data)), model, Encoding(max_length=2048))
     Lora(rank=RANK, alpha=ALPHA, targets=TARGETS).apply(model.network)
     batches = Batches(items, BATCH, arguments.tokens_per_pass, shuffle=False)
     moments = [time.perf_counter()]

@@ -1,0 +1,118 @@
+"""Every example runs: the scripts on tiny models in this process with a step or two, the recipes with the fewest steps.
+
+`make examples` runs them on the real models.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import sys
+from copy import copy
+from pathlib import Path
+
+import pytest
+
+import posttrain
+from posttrain.models import sources
+from posttrain.models.saving import save
+from tiny_models import make_tiny_bert, make_tiny_llama
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if not path.name.startswith("_"))
+RECIPES = sorted(EXAMPLES.glob("*.yaml"))
+
+# What makes each script short, and a part of what it must print.
+CALLS = {
+    "adapters_compare": ("--steps 1", r"adalora +[\d,]+ +[\d.]+%"),
+    "against_forgetting": ("--steps 1", r"replay +loss \d"),
+    "distill_classifier": ("--steps 1 --half layers:1", r"student +[\d,]+ parameters, accuracy"),
+    "distill_layers": ("--steps 1 --student layers:1", r"the teacher was worth [+-]\d"),
+    "dpo": ("--steps 1", r"loss 0\.693 -> "),
+    "finetune_chat": ("--steps 1", r"254 records; \d+% of their tokens"),
+    "finetune_classifier": ("--steps 1", r"accuracy 0\.\d+, majority 0\.500"),
+    "lora": ("--steps 1", r"merged: "),
+    "ppo": ("--episodes 4", r"rollout 1: reward \d"),
+    "reward_model": ("--steps 1", r"loss 0\.693 -> "),
+}
+
+# Paths into a recipe that make it as short as it can be.
+OVERRIDES = {
+    "rlhf": ["sft.steps=1", "judge.steps=1", "aligned.episodes=2", "aligned.evaluation_prompts=2"],
+    "stages": ["domain.steps=1", "task.steps=1"],
+}
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory) -> dict[str, str]:
+    """Tiny models that stand for the real ones and can read as much."""
+    import torch
+    from transformers import BertModel
+
+    folder = tmp_path_factory.mktemp("models")
+    llama, bert = make_tiny_llama(), make_tiny_bert()
+    config = copy(bert.network.config)
+    llama.network.config.max_position_embeddings = config.max_position_embeddings = 2048
+    llama.tokenizer.model_max_length = bert.tokenizer.model_max_length = 2048
+    torch.manual_seed(0)
+    bert.network = BertModel(config).eval()
+    found = {"smollm2": str(folder / "llama"), "minilm": str(folder / "bert")}
+    for model, name in ((llama, "smollm2"), (bert, "minilm")):
+        save(model, found[name])
+    return found
+
+
+@pytest.fixture(autouse=True)
+def workplace(references, tmp_path, monkeypatch):
+    """An empty working directory, examples importable as when one is run as a script."""
+    monkeypatch.setattr(sources, "aliases", lambda: references)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(f"{EXAMPLES}{os.sep}"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_script(path, monkeypatch, capsys):
+    arguments, printed = CALLS[path.stem]
+    monkeypatch.setattr(sys, "argv", [str(path), *arguments.split()])
+    runpy.run_path(str(path), run_name="__main__")
+    assert re.search(printed, capsys.readouterr().out)
+
+
+def test_a_classifier_of_ones_own(tmp_path, monkeypatch, capsys):
+    rows = ['{"text": "a good film", "label": "good"}', '{"text": "a bad film", "label": "bad"}']
+    (tmp_path / "reviews.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    call = ["finetune_classifier.py", "--data", "reviews.jsonl", "--text", "a very good film", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", call)
+    runpy.run_path(str(EXAMPLES / "finetune_classifier.py"), run_name="__main__")
+    assert re.fullmatch(r"a very good film -> (good|bad) \{'bad': [\d.]+, 'good': [\d.]+\}\n", capsys.readouterr().out)
+
+
+def test_ppo_with_a_trained_judge(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["reward_model.py", "--steps", "1", "--out", "judge"])
+    runpy.run_path(str(EXAMPLES / "reward_model.py"), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["ppo.py", "--episodes", "2", "--reward", "judge"])
+    runpy.run_path(str(EXAMPLES / "ppo.py"), run_name="__main__")
+    assert "rollout 1: reward" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe(path):
+    summary = posttrain.run(path, out="run", overrides=OVERRIDES[path.stem])
+    assert [step["name"] for step in summary["steps"]]
+    assert Path("run/report.html").exists()
+
+
+def test_all_are_listed():
+    listed = re.findall(r"^\| \[`([^`]+)`\]\(\1\) ", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in [*SCRIPTS, *RECIPES])
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_is_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 40
