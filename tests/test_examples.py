@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -27,7 +28,7 @@ RECIPES = sorted(EXAMPLES.glob("*.yaml"))
 CALLS = {
     "adapters_compare": ("--steps 1", r"adalora +[\d,]+ +[\d.]+%"),
     "against_forgetting": ("--steps 1", r"replay +loss \d"),
-    "distill_classifier": ("--steps 1 --half layers:1", r"student +[\d,]+ parameters, accuracy"),
+    "distill_classifier": ("--steps 1 --student layers:1", r"student +[\d,]+ parameters, loss \d"),
     "distill_layers": ("--steps 1 --student layers:1", r"the teacher was worth [+-]\d"),
     "dpo": ("--steps 1", r"loss 0\.693 -> "),
     "finetune_chat": ("--steps 1", r"254 records; \d+% of their tokens"),
@@ -91,6 +92,15 @@ def test_a_classifier_of_ones_own(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", call)
     runpy.run_path(str(EXAMPLES / "finetune_classifier.py"), run_name="__main__")
     assert re.fullmatch(r"a very good film -> (good|bad) \{'bad': [\d.]+, 'good': [\d.]+\}\n", capsys.readouterr().out)
+
+
+def test_a_fresh_narrower_student(tmp_path, monkeypatch, capsys):
+    config = {"model_type": "bert", "num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2}
+    text = json.dumps({**config, "intermediate_size": 64, "max_position_embeddings": 2048})
+    (tmp_path / "narrow.json").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["distill_classifier.py", "--steps", "1", "--student", "narrow.json"])
+    runpy.run_path(str(EXAMPLES / "distill_classifier.py"), run_name="__main__")
+    assert re.search(r"\d\d\.\d% smaller than the teacher", capsys.readouterr().out)
 
 
 def test_ppo_with_a_trained_judge(monkeypatch, capsys):

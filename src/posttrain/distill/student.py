@@ -1,7 +1,7 @@
 """Where a student comes from: some of the teacher's blocks, another model, or a configuration with fresh weights.
 
     layers:15          15 of the teacher's blocks, evenly spread, the first and the last among them (Sanh et al., 2019,
-                       "DistilBERT", take every other one)
+                       "DistilBERT", take every other one); layers:half takes half of them in this way
     layers:0,2,5       these blocks, counted from 0
     layers:first:4     the lowest four; layers:last:4 the highest
     layers:ends:15     the lowest eight and the highest seven: a deep network bears the loss of a run of blocks better
@@ -54,12 +54,12 @@ def build(spec: str, teacher: LanguageModel, load: Callable[[str], LanguageModel
 
 
 def chosen_blocks(rule: str, count: int) -> list[int]:
-    """The blocks that a rule chooses of `count`: ``15``, ``0,2,5``, ``first:4``, ``last:4`` or ``ends:4``.
+    """The blocks that a rule chooses of `count`: ``15``, ``half``, ``0,2,5``, ``first:4``, ``last:4`` or ``ends:4``.
 
     Raises:
         BadRequest: If the rule can't be read or chooses blocks there aren't.
     """
-    end, colon, number = rule.rpartition(":")
+    end, colon, number = rule.replace("half", str(-(-count // 2))).rpartition(":")
     if re.fullmatch(r"\d+", number) and end in ("", "first", "last", "ends") and bool(colon) == bool(end):
         wanted = int(number)
         if not 1 <= wanted <= count:
@@ -73,7 +73,7 @@ def chosen_blocks(rule: str, count: int) -> list[int]:
     if not re.fullmatch(r"\d+(,\d+)+", rule):
         raise BadRequest(
             f"The student '{_PREFIX}{rule}' can't be read.",
-            "As in layers:15, layers:0,2,5, layers:first:4, layers:last:4 or layers:ends:4.",
+            "As in layers:15, layers:half, layers:0,2,5, layers:first:4, layers:last:4 or layers:ends:4.",
         )
     chosen = [int(part) for part in rule.split(",")]
     if max(chosen) >= count:

@@ -39,7 +39,7 @@ class Distill(Step, Training):
     """Train a student from a teacher, and the same student without one for comparison."""
 
     student: str
-    """The student: layers:15 (or 0,2,5, first:4, last:4, ends:4), a configuration file, or a model."""
+    """The student: layers:15 (or half, 0,2,5, first:4, last:4, ends:4), a configuration file, or a model."""
 
     teacher: str | list[str] | None = None
     """The teacher, or several: names of earlier steps or references; by default the current model."""
