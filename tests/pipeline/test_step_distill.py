@@ -223,6 +223,17 @@ def test_classifiers(reviews):
     assert result["history"]["student"][0].keys() >= {"accuracy", "task_loss", "response", "feature"}
 
 
+def test_early_stopping_goes_back_to_the_highest_accuracy(reviews):
+    task = {"objective": "sequence_classification", "data": reviews, "batch_size": 8, "validation": reviews}
+    teacher = encoder(3)
+    single_step("train", {**task, "adapt": "full", "steps": 30, "learning_rate": 0.003}, teacher)
+    stopping = {"evaluate_every": 5, "early_stopping": {"metric": "accuracy", "patience": 2}}
+    given = {**task, **stopping, "student": "layers:1", "steps": 400, "learning_rate": 0.001, "baseline": False}
+    result = single_step("distill", given, teacher).result
+    reached = [entry["accuracy"] for entry in result["evaluations"]["student"]]
+    assert result["stopped_early"] and result["student"]["accuracy"] == max(reached) == reached[-3] > reached[0] - 1e-9
+
+
 def test_a_teacher_must_have_learned_the_task(reviews):
     given = {"objective": "sequence_classification", "data": reviews, "student": "layers:1"}
     with pytest.raises(BadRequest, match="bert has not learned this task: it was a BertModel"):

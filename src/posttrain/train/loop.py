@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,6 +49,12 @@ class EarlyStopping(Settings):
 
     higher_is_better: bool = False
     """Direction of the metric."""
+
+    def told(self, rising: Collection[str]) -> EarlyStopping:
+        """The same with the direction of a metric that is known to be better when higher, unless one is given."""
+        if "higher_is_better" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"higher_is_better": self.metric in rising})
 
 
 class Training(Settings):

@@ -276,6 +276,8 @@ class _Work:
         steps = step.steps or (max(1, round(step.epochs * per_epoch)) if step.epochs else 100)
         rate = step.learning_rate or step.adapt.default_learning_rate
         shared = {key: getattr(step, key) for key in Training.model_fields}
+        if step.early_stopping:
+            shared["early_stopping"] = step.early_stopping.told(step.objective.rising)
         return Loop(steps=steps, learning_rate=rate, **shared)
 
     def train(self, name: str, objective: Objective) -> tuple[LanguageModel, TrainResult]:

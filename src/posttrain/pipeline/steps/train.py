@@ -181,9 +181,8 @@ class Train(Step, Training):
         steps = self.steps or (max(1, round(self.epochs * per_epoch)) if self.epochs else 100)
         rate = self.learning_rate or self.adapt.default_learning_rate
         shared = {key: getattr(self, key) for key in Training.model_fields}
-        if self.early_stopping and "higher_is_better" not in self.early_stopping.model_fields_set:
-            rises = self.early_stopping.metric in self.objective.rising
-            shared["early_stopping"] = self.early_stopping.model_copy(update={"higher_is_better": rises})
+        if self.early_stopping:
+            shared["early_stopping"] = self.early_stopping.told(self.objective.rising)
         return Loop(steps=steps, learning_rate=rate, **shared)
 
     def _numbers(
