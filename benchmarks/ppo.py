@@ -79,11 +79,11 @@ def theirs(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
     from trl import PPOConfig, PPOTrainer
 
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.folder, padding_side="left")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.folder, padding_side="left")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.pad_token = "<|endoftext|>"
 
