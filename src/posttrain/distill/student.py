@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from posttrain.core import files
 from posttrain.core.errors import BadRequest
-from posttrain.models.forward import body
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.surgery import blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -188,21 +187,13 @@ def _auto_class(network: PreTrainedModel) -> Any:
 
 def _blocks(network: PreTrainedModel) -> str:
     """Dotted name of the list of blocks."""
-    count = block_count(network)
-    inner = next(name for name, module in network.named_modules() if module is body(network))
-    found = [
-        name
-        for name, module in body(network).named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
-    ]
-    # A list inside a block (experts) may be as long as the list of blocks.
-    outer = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
-    if len(outer) != 1:
+    places = {name.rpartition(".")[0] for name in blocks(network)}
+    if len(places) != 1:
         raise BadRequest(
-            f"{type(network).__name__} isn't one stack of {count} blocks, so none can be left out.",
+            f"{type(network).__name__} isn't one stack of {block_count(network)} blocks, so none can be left out.",
             "Give another model as the student.",
         )
-    return f"{inner}.{outer[0]}" if inner else outer[0]
+    return places.pop()
 
 
 def _shorter(config: PreTrainedConfig, chosen: list[int]) -> PreTrainedConfig:

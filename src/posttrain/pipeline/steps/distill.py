@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -37,6 +37,8 @@ _ROUNDS, _PASSES = 3, 16
 
 class Distill(Step, Training):
     """Train a student from a teacher, and the same student without one for comparison."""
+
+    reads: ClassVar[tuple[str, ...]] = ("data", "validation")
 
     student: str
     """The student: layers:15 (or half, 0,2,5, first:4, last:4, ends:4), a configuration file, or a model."""
