@@ -48,9 +48,11 @@ def judged(model: str, folder: Path) -> dict[str, Any]:
                         "objective": "reward_model",
                         "data": "builtin:preferences",
                         "validation": "builtin:preferences_heldout",
+                        "encoding": {"chat": True},
                         "adapt": ADAPTER,
                         "steps": 31,
                         "learning_rate": 0.003,
+                        "schedule": {"cosine": {"warmup": 0.1}},
                     }
                 },
             ],
@@ -61,9 +63,8 @@ def judged(model: str, folder: Path) -> dict[str, Any]:
 
 def learned(folder: Path, seed: int, episodes: int) -> dict[str, Any]:
     """PPO with one seed."""
-    rollout = {"episodes_per_rollout": 32, "epochs": 2, "unfinished_penalty": 1.0}
     settings = {
-        "objective": {"ppo": {"rollout": {**rollout, "kl": {"coefficient": 0.02, "budget": BUDGET}}}},
+        "objective": {"ppo": {"rollout": {"episodes_per_rollout": 32, "kl": {"coefficient": 0.05, "budget": BUDGET}}}},
         "data": "builtin:handbook",
         "validation": "builtin:handbook_heldout",
         "encoding": {"chat": True},
@@ -71,8 +72,8 @@ def learned(folder: Path, seed: int, episodes: int) -> dict[str, Any]:
         "adapt": ADAPTER,
         "episodes": episodes,
         "batch_size": 8,
-        "learning_rate": 0.0015,
-        "max_new_tokens": 40,
+        "learning_rate": 0.001,
+        "max_new_tokens": 32,
         "evaluation_prompts": 30,
     }
     merged = str(folder / "steps" / "02-merged" / "model")

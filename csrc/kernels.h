@@ -28,6 +28,24 @@ struct Layer {
     int64_t outputs;
 };
 
+// A layer whose codes take 2 to 8 bits: weight = scale * (code - zero point), exact in fp32.
+struct PackedLayer {
+    const uint8_t* codes;       // [outputs, ceil(inputs * bits / 8)], little-endian
+    const uint16_t* scale;      // fp16 [outputs, groups]
+    const uint8_t* zero_point;  // [outputs, ceil(groups * bits / 8)], packed like the codes; null for 2^(bits - 1)
+    const float* bias;          // [outputs] or null
+    int64_t inputs;
+    int64_t outputs;
+    int64_t group_size;  // a multiple of 8, or all inputs
+    int64_t groups;
+    int bits;
+    bool interleaved;  // activations lie as kInterleaved says
+};
+
+// Bytes of 4-bit codes fall apart into the codes of even and of odd inputs without shuffling, so activations are laid
+// out to match: of each kInterleaved inputs first the even ones, then the odd ones.
+constexpr int64_t kInterleaved = 32;
+
 constexpr int64_t kPadding = 64;     // no vector of any instruction set holds more elements
 constexpr int64_t kTileOutputs = 4;  // output channels computed together
 
@@ -45,10 +63,15 @@ struct InstructionSet {
     const char* name;
     Arithmetic integer;
     Arithmetic real;
-    // One row: scale = absmax / 127, values = round(x / scale), zeros from `inputs` to `padded`, offset as in Rows.
+    // One row: values = round(x / scale), zeros from `inputs` to `padded`, offset as in Rows. On entry `scale` holds the
+    // scale to use, or 0 for absmax / 127.
     void (*quantize)(const float* x, int64_t inputs, int64_t padded, void* values, float* scale, int32_t* offset);
     // The same row as plain int8, without padding.
     void (*quantize_int8)(const float* x, int64_t inputs, int8_t* values, float* scale);
+    // Like `outputs` of an arithmetic, with fp32 rows whose stride is a multiple of kPadding.
+    // `scratch` holds kTileOutputs * (stride + 2 * groups) floats and eight more.
+    void (*packed)(const Rows& rows, const PackedLayer& layer, int64_t first, int64_t last, float* y, void* scratch);
+    bool interleaves;  // whether `packed` wants 4-bit layers interleaved
 };
 
 extern const InstructionSet kSse2;

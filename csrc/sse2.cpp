@@ -1,5 +1,5 @@
 // x86-64 as every such processor has it: the fallback where AVX2 is missing.
-#include "tiles.h"
+#include "packed.h"
 
 namespace {
 
@@ -49,9 +49,28 @@ struct Real {
     static __m128 finish(Vector a, Vector b, Vector c, Vector d, const Rows&, int64_t) {
         return add_across(a, b, c, d);
     }
+
+    static constexpr int kNibbleRows = 0;
+    static void to_floats(const uint16_t* halves, const uint16_t*, int64_t count, float* floats) {
+        for (int64_t k = 0; k < count; ++k) {
+            const uint32_t half = halves[k];
+            // The exponent moves by 127 - 15; multiplying by 2^112 does that for subnormal numbers too.
+            const uint32_t bits = (half & 0x7fff) << 13;
+            float value;
+            std::memcpy(&value, &bits, sizeof value);
+            value *= 0x1p112f;
+            floats[k] = half & 0x8000 ? -value : value;
+        }
+    }
+    static void expand(const uint8_t* codes, const uint8_t*, int bits, int64_t count, float scale, float offset,
+                       float* target) {
+        for (int64_t k = 0; k < count; ++k)
+            target[k] = scale * static_cast<float>(code_at(codes, k, bits)) + offset;
+    }
 };
 
 }  // namespace
 
 const posttrain::InstructionSet posttrain::kSse2 = {"sse2", arithmetic<Integer>(), arithmetic<Real>(),
-                                                    quantize_padded<Integer>, quantize_int8};
+                                                    quantize_padded<Integer>, quantize_int8,
+                                                    compute_packed<Real>, false};

@@ -134,8 +134,9 @@ inline float nearest(float x) {
     return (x + shift) - shift;
 }
 
+// `given` is the scale to use, and what it can't reach is clamped; with 0 the largest value decides.
 template <class Integer>
-inline int32_t quantize_row(const float* x, int64_t inputs, Integer* values, float* scale) {
+inline int32_t quantize_row(const float* x, int64_t inputs, Integer* values, float* scale, float given) {
     constexpr int32_t infinity = 0x7f800000;
     int32_t largest = 0;  // |x| compared as bits: monotonic, and NaN comes out above infinity
     for (int64_t k = 0; k < inputs; ++k) {
@@ -145,7 +146,7 @@ inline int32_t quantize_row(const float* x, int64_t inputs, Integer* values, flo
     }
     float absmax;
     std::memcpy(&absmax, &largest, sizeof absmax);
-    float divisor = absmax / 127.0f;
+    float divisor = given > 0.0f ? given : absmax / 127.0f;
     if (largest >= infinity) {  // NaN scale: every output of this row becomes NaN instead of a plausible number
         const int32_t nan = 0x7fc00000;
         std::memcpy(scale, &nan, sizeof nan);
@@ -167,12 +168,12 @@ inline int32_t quantize_row(const float* x, int64_t inputs, Integer* values, flo
 template <class P>
 void quantize_padded(const float* x, int64_t inputs, int64_t padded, void* values, float* scale, int32_t* offset) {
     auto* target = static_cast<typename P::Activation*>(values);
-    *offset = P::kWeightShift * quantize_row(x, inputs, target, scale);
+    *offset = P::kWeightShift * quantize_row(x, inputs, target, scale, *scale);
     std::fill(target + inputs, target + padded, typename P::Activation{0});
 }
 
 inline void quantize_int8(const float* x, int64_t inputs, int8_t* values, float* scale) {
-    quantize_row(x, inputs, values, scale);
+    quantize_row(x, inputs, values, scale, 0.0f);
 }
 
 template <class P>

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from posttrain.cli import commands as command_line
 from posttrain.cli.setting_types import settings_of
 from posttrain.core import catalog, recipe
+from posttrain.decode.presets import presets as named_presets
 from posttrain.pipeline import run
 from posttrain.pipeline.steps import Step
 
@@ -50,6 +51,16 @@ def commands() -> str:
     return _table(["command", "what it does"], [[f"`{n}`", command_line.help_line(n)] for n in command_line.names()])
 
 
+def presets() -> str:
+    """Each preset of decoding with the range of temperatures that is usual."""
+    rows = []
+    for name, preset in named_presets().items():
+        low, high = preset.range
+        between = f"{low:g}" if low == high else f"{low:g} and more" if high is None else f"{low:g} to {high:g}"
+        rows.append([f"`{name}`", between, f"`{_flow(preset.search)}`", preset.use])
+    return _table(["preset", "usual temperature", "search", "for"], rows)
+
+
 def frame() -> str:
     """The keys of a recipe."""
     return _settings(recipe.Recipe)
@@ -75,7 +86,7 @@ def methods() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (families, recipes, commands, frame, every_step, steps, methods)
+    table.__name__: table for table in (families, recipes, commands, presets, frame, every_step, steps, methods)
 }
 
 

@@ -25,7 +25,7 @@ _, result = posttrain.align(
 print(f"loss {result['first_loss']:.3f} -> {result['loss']:.3f} (ln 2 = 0.693 is chance)")
 print(f"held-out pairs in the right order: {result['accuracy']:.3f}, mean margin {result['pairs_margin_after']:.2f}")
 
-judge = model_reward(posttrain.load(options.out), chat=True)
+judge = model_reward(posttrain.load(options.out))
 question = "What is LoRA?"
 answers = ["LoRA trains two small matrices beside each frozen weight.", "Everybody knows that, so I won't say it."]
 for answer, score in zip(answers, judge.score([question] * 2, answers)):

@@ -142,6 +142,7 @@ def page_folder(tiny_llama, tmp_path, monkeypatch):
     tiny_llama.tokenizer.model_max_length = 8192
     save(tiny_llama, tmp_path / "smollm2")
     monkeypatch.setattr(sources, "aliases", lambda: {"smollm2": str(tmp_path / "smollm2")})
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "page"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -28,18 +28,35 @@ RECIPES = sorted(EXAMPLES.glob("*.yaml"))
 CALLS = {
     "adapters_compare": ("--steps 1", r"adalora +[\d,]+ +[\d.]+%"),
     "against_forgetting": ("--steps 1", r"replay +loss \d"),
+    "benchmark": (
+        "--steps 1 --limit 20",
+        r"before: acc_norm [\d.]+, .* by chance 0\.250, 20 items\n(.*\n)*difference [+-]",
+    ),
+    "decoding_methods": ("--tokens 4", r"== best of 4: \d+\.\d\d nats a token"),
     "distill_classifier": ("--steps 1 --student layers:1", r"student +[\d,]+ parameters, loss \d"),
     "distill_layers": ("--steps 1 --student layers:1", r"the teacher was worth [+-]\d"),
     "dpo": ("--steps 1", r"loss 0\.693 -> "),
+    "evaluate_texts": ("--tokens 4", r"rouge +[\d.]+ +[\d.]+ +[+-][\d.]+ .* to "),
+    "export_gguf": ("--tokens 64", r"the file: perplexity \d"),
     "finetune_chat": ("--steps 1", r"254 records; \d+% of their tokens"),
     "finetune_classifier": ("--steps 1", r"accuracy 0\.\d+, majority 0\.500"),
+    "guard": ("--tokens 4", r"stream: Mail \[EMAIL\] about \[INTERNAL\] today, please\."),
     "lora": ("--steps 1", r"merged: "),
+    "memorization": (
+        "--steps 1 --candidates 16",
+        r"after: \d of 4 secrets .*\n  planted  1 times: +[\d.]+ of 26\.6 bits",
+    ),
     "ppo": ("--episodes 4", r"rollout 1: reward \d"),
+    "qat": ("--steps 1 --tokens 64", r"trained with rounding: perplexity \d+\.\d\d, at 3 bits \d"),
+    "quantize": ("--tokens 64 --rows 2", r"gptq, 4 bits +[\d,]+ +4\.\d\d "),
     "reward_model": ("--steps 1", r"loss 0\.693 -> "),
+    "structured_output": ("", r"-> \{'name': .*'sights': \["),
+    "temperature": ("--tokens 4 --prompts 2", r"recommended: [\d.]+; \d+% of"),
 }
 
 # Paths into a recipe that make it as short as it can be.
 OVERRIDES = {
+    "life": ["tuned.steps=1", "gate.fail=false", "safety.limit=2"],
     "rlhf": ["sft.steps=1", "judge.steps=1", "aligned.episodes=2", "aligned.evaluation_prompts=2"],
     "stages": ["domain.steps=1", "task.steps=1"],
 }
@@ -68,6 +85,7 @@ def references(tmp_path_factory) -> dict[str, str]:
 def workplace(references, tmp_path, monkeypatch):
     """An empty working directory, examples importable as when one is run as a script."""
     monkeypatch.setattr(sources, "aliases", lambda: references)
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLES)
     before = set(sys.modules)

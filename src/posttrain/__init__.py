@@ -24,26 +24,63 @@ _API = {
     "generate": "posttrain.pipeline.api",
     "classify": "posttrain.pipeline.api",
     "perplexity": "posttrain.pipeline.api",
+    "score": "posttrain.pipeline.api",
     "audit": "posttrain.pipeline.api",
+    "export": "posttrain.pipeline.api",
+    "compare_decoding": "posttrain.pipeline.api",
+    "temperature_sweep": "posttrain.pipeline.api",
+    "next_token_distribution": "posttrain.pipeline.api",
+    "filter_texts": "posttrain.pipeline.data_api",
+    "domain": "posttrain.pipeline.data_api",
+    "difficulty": "posttrain.pipeline.data_api",
+    "drift": "posttrain.pipeline.data_api",
 }
 
 # packages that are verbs too: see posttrain.core.verb
-_VERBS = ("train", "align", "distill", "quantize")
+_VERBS = ("train", "align", "distill", "quantize", "bench")
 
 if TYPE_CHECKING:
-    from posttrain.pipeline.api import align, audit, classify, distill, generate, load, perplexity, quantize, run, train
+    from posttrain.pipeline.api import (
+        align,
+        audit,
+        bench,
+        classify,
+        compare_decoding,
+        distill,
+        export,
+        generate,
+        load,
+        next_token_distribution,
+        perplexity,
+        quantize,
+        run,
+        score,
+        temperature_sweep,
+        train,
+    )
+    from posttrain.pipeline.data_api import difficulty, domain, drift, filter_texts
 
 __all__ = [
     "__version__",
     "align",
     "audit",
+    "bench",
     "classify",
+    "compare_decoding",
+    "difficulty",
     "distill",
+    "domain",
+    "drift",
+    "export",
+    "filter_texts",
     "generate",
     "load",
+    "next_token_distribution",
     "perplexity",
     "quantize",
     "run",
+    "score",
+    "temperature_sweep",
     "train",
 ]
 

@@ -124,8 +124,10 @@ def test_gradual_unfreezing_goes_on_bit_for_bit(tiny_llama, tmp_path, stop_after
 def test_full_without_a_copy_says_how_to_keep_one(tiny_llama):
     adapter = Full()
     adapter.apply(tiny_llama.network)
-    with pytest.raises(BadRequest, match="keep_base"), adapter.disabled(tiny_llama.network):
+    with pytest.raises(BadRequest) as refused, adapter.disabled(tiny_llama.network):
         pass
+    assert "`full`" in refused.value.problem
+    assert "adapt: {full: {keep_base: true}}" in refused.value.suggestion
 
 
 def test_head_only_on_a_classifier():

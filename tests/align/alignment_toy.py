@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from posttrain.adapt.lora import Lora
-from posttrain.align import heads
 from posttrain.align.objectives import Plan
 from posttrain.align.objectives.ppo import Ppo
 from posttrain.align.reward import FunctionReward
 from posttrain.align.rollout import Rollouts
 from posttrain.data import dataset
+from posttrain.models import scalar_head
 from posttrain.models.language_model import LanguageModel
 from posttrain.train.objectives import Encoding
 
@@ -39,7 +39,7 @@ def policy_in_training(model: LanguageModel, dropout: float = 0.0) -> tuple[Lang
     adapter = Lora(rank=4, dropout=dropout)
     torch.manual_seed(7)
     adapter.apply(copy.network)
-    heads.attach(copy.network, "value_head")
+    scalar_head.attach(copy.network, "value_head")
     return copy, adapter
 
 

@@ -9,11 +9,11 @@ import torch
 from alignment_toy import PAIRS, PROMPTS, share_of_letters
 
 from posttrain.adapt.lora import Lora
-from posttrain.align import heads
 from posttrain.align.objectives import Plan
 from posttrain.align.reward import FunctionReward
 from posttrain.core import catalog
 from posttrain.data import dataset
+from posttrain.models import scalar_head
 from posttrain.models.language_model import LanguageModel
 from posttrain.train.loop import Loop, train
 from posttrain.train.objectives import Encoding
@@ -31,7 +31,7 @@ def _training(base: LanguageModel, term: str, tokens_per_pass: int):
     torch.manual_seed(7)
     adapter.apply(model.network)
     if objective.head:
-        heads.attach(model.network, objective.head)
+        scalar_head.attach(model.network, objective.head)
     plan = Plan(adapter, 8, tokens_per_pass, 3, 6, 8, FunctionReward(share_of_letters))
     return objective, model, objective.batches(model, items, plan)
 

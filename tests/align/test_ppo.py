@@ -10,13 +10,13 @@ from alignment_toy import policy_in_training, rollouts_of
 
 from posttrain.adapt.full import Full
 from posttrain.adapt.lora import Lora
-from posttrain.align import heads
 from posttrain.align.objectives.ppo import Ppo, clipped_policy_loss, clipped_value_loss
 from posttrain.align.reward import FunctionReward
 from posttrain.align.rollout import RolloutSettings
 from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
 from posttrain.data.collate import Batches
+from posttrain.models import scalar_head
 from posttrain.train.loop import Loop, train
 from posttrain.train.objectives import Encoding
 from posttrain.train.objectives.language_modeling import LanguageModeling
@@ -65,7 +65,7 @@ def test_the_entropy_bonus_is_taken_off_the_loss(tiny_llama):
 def test_a_base_that_was_not_kept_is_refused(tiny_llama):
     adapter = Full()
     adapter.apply(tiny_llama.network)
-    heads.attach(tiny_llama.network, "value_head")
+    scalar_head.attach(tiny_llama.network, "value_head")
     with pytest.raises(BadRequest, match="keep_base"):
         next(iter(rollouts_of(tiny_llama, adapter, Ppo())))
 
@@ -93,7 +93,7 @@ def test_the_reward_rises_within_a_kl_budget(tiny_llama):
 
     adapter = Lora(rank=8)
     adapter.apply(tiny_llama.network)
-    heads.attach(tiny_llama.network, "value_head")
+    scalar_head.attach(tiny_llama.network, "value_head")
     objective = Ppo(rollout=RolloutSettings(kl={"coefficient": 0.02}))
     plan = {
         "batch_size": 16,

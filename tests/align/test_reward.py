@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from posttrain.align import heads
 from posttrain.align.reward import FunctionReward, ModelReward, function_reward, model_reward
 from posttrain.core.errors import BadRequest, Failure
+from posttrain.models import scalar_head
 from tiny_models import make_tiny_llama
 
 
@@ -36,7 +36,7 @@ def test_scores_that_cannot_be_used(scores):
 
 def test_a_reward_model_reads_the_last_token(tiny_llama):
     """The score is the head on the hidden state of the end-of-text token, whatever else is scored with it."""
-    head = heads.attach(tiny_llama.network, "reward_head")
+    head = scalar_head.attach(tiny_llama.network, "reward_head")
     torch.nn.init.normal_(head.weight)
     prompts, answers = ["What is it? ", "Who? "], ["A dog.", "The quick brown fox."]
     found = ModelReward(tiny_llama, tokens_per_pass=16).score(prompts, answers)
@@ -53,8 +53,8 @@ def test_a_reward_model_shares_the_policys_memory(tiny_llama, tmp_path):
     judge = make_tiny_llama()
     with torch.no_grad():
         judge.network.model.norm.weight.add_(1.0)
-    heads.attach(judge.network, "reward_head")
-    heads.save(heads.detach(judge.network, "reward_head"), tmp_path, "reward_head")
+    scalar_head.attach(judge.network, "reward_head")
+    scalar_head.save(scalar_head.detach(judge.network, "reward_head"), tmp_path, "reward_head")
     judge.folder = tmp_path
     model_reward(judge, tiny_llama.network)
     theirs = dict(tiny_llama.network.named_parameters())

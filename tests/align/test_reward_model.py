@@ -10,10 +10,10 @@ import torch
 from alignment_toy import PAIRS
 
 from posttrain.adapt.lora import Lora
-from posttrain.align import heads
 from posttrain.align.objectives.reward_model import RewardModel, bradley_terry
 from posttrain.data import dataset
 from posttrain.data.collate import Batches
+from posttrain.models import scalar_head
 from posttrain.train.loop import Loop, evaluate, train
 from posttrain.train.objectives import Encoding
 
@@ -26,7 +26,7 @@ def test_by_hand():
 
 def test_the_loss_reads_the_last_tokens(tiny_llama):
     network, objective = tiny_llama.network, RewardModel(centering=0.5)
-    head = heads.attach(network, "reward_head")
+    head = scalar_head.attach(network, "reward_head")
     torch.nn.init.normal_(head.weight)
     batch = objective.collate(objective.encode(dataset.read(PAIRS[:3]), tiny_llama, Encoding()))
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_held_out_pairs_of_a_separable_set(tiny_llama):
     )
     torch.manual_seed(0)
     Lora(rank=4, targets="all-linear").apply(tiny_llama.network)
-    heads.attach(tiny_llama.network, "reward_head")
+    scalar_head.attach(tiny_llama.network, "reward_head")
     batches = Batches(learned, 16, 4096, collate=objective.collate)
     before = evaluate(tiny_llama.network, objective, [objective.collate(held)])
     train(tiny_llama.network, objective, batches, Loop(steps=30, learning_rate=1e-2))

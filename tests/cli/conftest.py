@@ -92,3 +92,11 @@ def questions(tmp_path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.fixture
+def rounded(invoke: Callable[..., Ran], model: Path, text: Path, tmp_path: Path) -> Path:
+    """A quantized model made from the tiny one."""
+    folder = tmp_path / "work" / "rounded"
+    assert invoke("quantize", model, "dynamic", "--out", folder, "--set", f"text={text}", "--json").code == 0
+    return folder

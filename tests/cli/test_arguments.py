@@ -69,3 +69,32 @@ def test_seed_is_an_override_of_the_recipe(parser):
     options = parser.parse(["m", "--data", "d", "--set", "a=1", "--set", "b.c=2", "--seed", "0"])
     assert recipe_overrides(options) == ["a=1", "b.c=2", "seed=0"]
     assert recipe_overrides(parser.parse(["m", "--data", "d"])) == []
+
+
+def test_subcommands_have_parsers_of_their_own():
+    parser = Parser("try", "Try.")
+    first = parser.add_subcommand("first", "Do this.")
+    first.add_argument("model")
+    first.add_argument("--steps", type=int)
+    parser.add_subcommand("second", "Do that.").add_recipe_options("a=b")
+    options = parser.parse(["first", "--steps", "3", "m", "--json"])
+    assert (options.subcommand, options.model, options.steps, options.json) == ("first", "m", 3, True)
+    assert parser.parse(["second", "--seed", "4"]).seed == 4
+    assert "  first   Do this.\n  second  Do that." in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "'posttrain try' needs a word that says what to do. Known: first."),
+        (["--json"], "'posttrain try' needs a word that says what to do. Known: first."),
+        (["frist"], "There is no 'posttrain try frist'. Did you mean 'first'?"),
+        (["first", "--x"], "'posttrain try first' has no option --x. See posttrain try first --help."),
+    ],
+)
+def test_refusals_of_subcommands(words, sentence):
+    parser = Parser("try", "Try.")
+    parser.add_subcommand("first", "Do this.")
+    with pytest.raises(BadRequest) as refusal:
+        parser.parse(words)
+    assert str(refusal.value) == sentence

@@ -61,6 +61,53 @@ def test_settings_by_the_recipes_names(invoke, model):
     assert texts(invoke("generate", model, "The dog", *drawn, "--json")) == free
 
 
+def test_beam_search_and_its_best_texts(invoke, model):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    inputs = tokenizer("The dog sleeps", return_tensors="pt")
+    network = AutoModelForCausalLM.from_pretrained(model)
+    settings = {"num_beams": 4, "length_penalty": 0.6, "num_return_sequences": 3}
+    output = network.generate(**inputs, **settings, max_new_tokens=6, do_sample=False)[:, inputs.input_ids.shape[1] :]
+    beam = [f"search.beam.{setting}" for setting in ("width=4", "length_penalty=0.6", "num_return=3")]
+    options = ["--search", "beam", *(word for each in beam for word in ("--set", each))]
+    ran = invoke("generate", model, "The dog sleeps", *options, "--max-new-tokens", 6, "--json")
+    found = ran.json["generations"]
+    assert [generation["token_ids"] for generation in found] == output.tolist()
+    assert [generation["sample"] for generation in found] == [0, 1, 2]
+    scores = [generation["score"] for generation in found]
+    assert scores == sorted(scores, reverse=True)
+    assert scores == pytest.approx([g["logprob"] / len(g["token_ids"]) ** 0.6 for g in found], abs=1e-4)
+
+
+def test_a_penalty_by_its_name(invoke, model):
+    command = ["generate", model, "The dog", "--max-new-tokens", 16, "--json"]
+    (free,) = invoke(*command).json["generations"]
+    (bound,) = invoke(*command, "--set", "process.no_repeat_ngram.n=1").json["generations"]
+    (mild,) = invoke(*command, "--set", "process.repetition_penalty.penalty=9").json["generations"]
+    assert len(set(free["token_ids"])) < len(free["token_ids"]) == len(set(bound["token_ids"]))
+    assert mild["token_ids"] != free["token_ids"]
+
+
+def test_options_of_sampling_with_other_searches(invoke, model):
+    """The searches see the distribution these leave: with one token left, all of them are greedy search."""
+    command = ["generate", model, "The dog", "--max-new-tokens", 8, "--json"]
+    greedy = texts(invoke(*command))
+    for search in ("beam", "contrastive", "best_of_n"):
+        assert texts(invoke(*command, "--search", search, "--top-k", 1, "--temperature", 0.5)) == greedy
+    hot = ["--search", "best_of_n", "--temperature", 9, "--set", "search.best_of_n.n=3"]
+    assert texts(invoke(*command, *hot)) != greedy
+    by_name = ["--search", "best_of_n", "--set", "search.best_of_n.search.sampling.temperature=9"]
+    assert texts(invoke(*command, *hot)) == texts(invoke(*command, *by_name, "--set", "search.best_of_n.n=3"))
+
+
+def test_reshaping_comes_after_processors_given_by_name(invoke, model):
+    """The one best token after a penalty isn't a penalty after the one best token."""
+    command = ["generate", model, "The dog", "--max-new-tokens", 8, "--json", "--set", "process.no_repeat_ngram.n=1"]
+    penalised = texts(invoke(*command))
+    assert texts(invoke(*command, "--search", "best_of_n", "--top-k", 1)) == penalised
+
+
 def test_text_ends_before_a_stop(invoke, model):
     (whole,) = texts(invoke("generate", model, "The dog", "--max-new-tokens", 8, "--json"))
     middle = whole[2:4]
@@ -132,11 +179,27 @@ def test_a_terminal_sees_the_text_while_it_is_written(invoke, model, monkeypatch
     assert len(terminal.pieces) > 3  # piece by piece, not at once
 
 
+def test_a_terminal_sees_several_texts_of_one_prompt_apart(invoke, model, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    several = ["--max-new-tokens", 6, "--set", "search.beam.num_return=3"]
+    found = texts(invoke("generate", model, "The dog", *several, "--json"))
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    assert invoke("generate", model, "The dog", *several).code == 0
+    assert terminal.getvalue().count("The dog") == 3
+    assert all(text.splitlines()[0] in terminal.getvalue() for text in found if text)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["x", "--search", "greedy", "--top-k", "3"], "Unknown key 'generate.search.greedy.top_k'."),
         (["x", "--search", "sampleing"], "Did you mean 'sampling'?"),
+        (["x", "--search", "beam", "--num-samples", "3"], "Unknown key 'generate.search.beam.num_samples'."),
+        (["x", "--search", "beam", "--temperature", "-1"], "temperature' doesn't fit"),
+        (["x", "--set", "search.beam.num_return=9"], "num_return 9 is more than the width 4"),
         (["x", "--set", "search.sampling.temprature=1"], "Did you mean 'temperature'?"),
         (["x", "--set", "max_new_token=1"], "Did you mean 'max_new_tokens'?"),
         (["x", "--set", "max_new_tokens"], "--set expects path=value, not 'max_new_tokens'."),

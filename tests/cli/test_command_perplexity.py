@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -34,6 +35,11 @@ def test_options_and_settings(invoke, model, text):
         assert invoke(*short, "--set", override).json["nll"] == pytest.approx(result["nll"], rel=1e-6)
 
 
+def test_pseudo_perplexity_is_for_masked_models(invoke, model, text):
+    message = invoke("perplexity", model, text, "--pseudo", "--json").refused(2)
+    assert "no masked language model" in message
+
+
 def test_human_form(invoke, model, text):
     ran = invoke("perplexity", model, text, "--window", 64)
     assert ran.code == 0
@@ -59,3 +65,44 @@ def test_bad_requests(invoke, model, text, words, sentence):
 def test_a_missing_file_is_named(invoke, model, text):
     message = invoke("perplexity", model, text.with_name("txet.txt")).refused(2)
     assert "txet.txt doesn't exist. Near it: text.txt." in message
+
+
+def test_answers_given_their_prompts(invoke, model, questions):
+    result = invoke("perplexity", model, questions, "--conditional", "--json").json
+    assert result["name"] == "conditional_perplexity"
+    assert result["conditional_perplexity"] == result["value"]
+    assert result["records"] == 2
+
+
+def test_spans_and_patterns(invoke, model, text, tmp_path):
+    found = invoke("perplexity", model, text, "--pattern", "fox|dog", "--json").json
+    assert (found["name"], found["spans"]) == ("span_perplexity", 4)
+    marked = tmp_path / "marked.jsonl"
+    spans = [
+        [place, place + 3]
+        for word in ("fox", "dog")
+        for place in range(80)
+        if text.read_text()[place:].startswith(word)
+    ]
+    marked.write_text(json.dumps({"text": text.read_text(), "spans": spans}) + "\n")
+    same = invoke("perplexity", model, marked, "--spans", "--json").json
+    assert same["value"] == pytest.approx(found["value"], rel=1e-6)
+    assert "not allowed with" in invoke("perplexity", model, text, "--spans", "--pseudo").refused(2)
+
+
+def test_texts_as_items(invoke, model, text):
+    found = invoke("perplexity", model, text, "--per-text", "--json").json
+    assert found["sequence_perplexity"] == pytest.approx(found["corpus_perplexity"], rel=1e-5)  # one text
+    assert found["name"] == "sequence_perplexity"
+
+
+def test_another_precision_tells_its_error(invoke, model, text):
+    words = ["perplexity", model, text, "--json"]
+    result = invoke(*words, "--dtype", "bfloat16", "--against-float32").json
+    exact = invoke(*words).json
+    assert "dtype:bfloat16" in result["signature"]
+    assert result["float32"]["signature"] == exact["signature"]
+    assert result["float32"]["value"] == pytest.approx(exact["value"], rel=1e-6)
+    assert result["relative_error"] == pytest.approx(result["value"] / exact["value"] - 1)
+    assert 0 < abs(result["relative_error"]) < 0.05
+    assert "Give one: --dtype bfloat16" in invoke(*words, "--against-float32").refused(2)

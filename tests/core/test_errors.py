@@ -33,6 +33,10 @@ def test_an_error_keeps_both_parts_on_its_way_between_processes():
         ("rnak", ["rank", "alpha"], "Did you mean 'rank'?"),
         ("Top-K", ["top_k", "greedy"], "Did you mean 'top_k'?"),  # dashes and capitals don't matter
         ("top", ["top_k", "top_p", "min_p"], "Did you mean 'top_p' or 'top_k'?"),
+        ("LORA", ["lora", "full"], "Did you mean 'lora'?"),
+        ("float16", ["FLOAT16", "INT8"], "Did you mean 'FLOAT16'?"),  # neither in the known names
+        ("b_per", ["B-PER", "O"], "Did you mean 'B-PER'?"),
+        ("Text", ["text", "TEXT"], "Did you mean 'TEXT' or 'text'?"),
         ("zzz", ["beta", "alpha"], "Known: alpha, beta."),  # none is near: all of them, sorted
         ("zzz", [], ""),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from posttrain.core.errors import BadRequest, Failure
-from posttrain.data.dataset import Dataset, deduplicate, read, split_off
+from posttrain.data.dataset import Dataset, deduplicate, read, read_with_rows, split_off
 from posttrain.data.record import Completion, Labelled, QuestionAnswer, Text
 
 
@@ -197,3 +197,12 @@ def test_deduplicate_ignores_case_and_white_space_and_keeps_the_first():
 def test_deduplicate_looks_at_all_of_a_record():
     kept, removed = deduplicate(read([{"text": "a", "label": 0}, {"text": "a", "label": 1}]))
     assert (len(kept), removed) == (2, 0)
+
+
+def test_rows_may_be_asked_for_too(tmp_path: Path):
+    """One a record, with the columns renamed; what the records don't hold is there."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"body": "a", "id": 1}\n{"body": "b", "id": 2}\n')
+    found, rows = read_with_rows(path, columns={"text": "body"}, limit=1)
+    assert found == read(path, columns={"text": "body"}, limit=1)
+    assert rows == [{"id": 1, "text": "a"}]

@@ -206,3 +206,12 @@ def test_a_later_row_must_have_the_first_ones_columns():
     shape = sniff("f:1", {"prompt": "p", "completion": "c"}, None)
     with pytest.raises(BadRequest, match=r"f:2: a completion record needs prompt\|.*; found prompt\."):
         build(shape, "f:2", {"prompt": "p"})
+
+
+def test_a_text_may_mark_spans():
+    marked = record({"text": "It rained in Paris.", "spans": [[13, 18]]})
+    assert marked == Text("It rained in Paris.", spans=[(13, 18)])
+    assert marked != Text("It rained in Paris.")
+    # A column of this name that holds something else is another one.
+    for other in ([{"start": 13}], "13-18", [[13, 18, "LOC"]], [[True, False]], None):
+        assert record({"text": "It rained in Paris.", "spans": other}) == Text("It rained in Paris.")

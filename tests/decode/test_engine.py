@@ -9,7 +9,7 @@ import torch
 
 from posttrain.core.errors import BadRequest
 from posttrain.decode.engine import Engine
-from posttrain.models.forward import vocabulary_head
+from posttrain.models.forward import body, vocabulary_head
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14], [20, 21], [44, 45, 46, 47, 48, 49, 50]]
 
@@ -104,6 +104,23 @@ def test_hidden_states_are_what_the_vocabulary_projection_reads(lively: Any) -> 
     with engine.running():
         _, output = engine.prefill(PROMPTS)
         torch.testing.assert_close(output.logits, vocabulary_head(lively.network).logits(output.hidden))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_hidden_states_of_whole_prompts(model: Any, padded: bool) -> None:
+    engine = Engine(model, padded=padded)
+    with engine.running():
+        _, plain = engine.prefill(PROMPTS)
+        _, output = engine.prefill(PROMPTS, prompt_hidden=True)
+        assert plain.prompt_hidden is None
+        assert output.prompt_hidden is not None
+        torch.testing.assert_close(output.logits, plain.logits)
+        for prompt, states in zip(PROMPTS, output.prompt_hidden):
+            whole = body(model.network)(torch.tensor([prompt]), use_cache=False).last_hidden_state[0]
+            torch.testing.assert_close(states, whole, atol=1e-4, rtol=1e-4)
+        chosen = output.select([2, 0]).prompt_hidden
+        assert chosen is not None
+        assert [len(states) for states in chosen] == [7, 10]
 
 
 def test_a_rows_neighbours_do_not_matter(model: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from posttrain.core.errors import Failure
 from posttrain.core.events import Task
 from posttrain.decode.engine import Output
-from posttrain.decode.job import Job, _without_ended
+from posttrain.decode.job import Continuation, Job, _without_ended
 from posttrain.decode.processors import DecodeState, LogitsProcessor
 from posttrain.decode.sequence import Ending, Generated
 
@@ -42,12 +42,16 @@ class Countdown:
         self.passes: list[str] = []
         self.model: Any = type("Model", (), {"tokenizer": None})
 
-    def prefill(self, prompts: Sequence[list[int]], state: Rows | None = None) -> tuple[Rows, Output]:
+    def prefill(
+        self, prompts: Sequence[list[int]], state: Rows | None = None, prompt_hidden: bool = False
+    ) -> tuple[Rows, Output]:
         state = state or Rows()
         assert self.joins or not state.held
         state.held += [list(prompt) for prompt in prompts]
         self.passes.append(f"prefill {[prompt[-1] for prompt in prompts]}")
-        return state, self._output([prompt[-1] for prompt in prompts])
+        output = self._output([prompt[-1] for prompt in prompts])
+        whole = tuple(torch.tensor([[float(token)] for token in prompt]) for prompt in prompts)
+        return state, output._replace(prompt_hidden=whole if prompt_hidden else None)
 
     def step(self, state: Rows, tokens: Sequence[int]) -> Output:
         assert len(tokens) == state.rows
@@ -99,9 +103,9 @@ def test_few_free_places_wait_for_company() -> None:
     engine = Countdown()
     job(engine, [1, 2, 7, 7, 7, 7, 7, 7, 5, 5], batch_size=8).token_by_token(most_probable)
     assert engine.passes[:3] == [
-        "prefill [1, 2, 7, 7, 7, 7, 7, 7]",  # one ends; one free place is too few
+        "prefill [1, 2, 7]",  # equal prompts are read once; one ends; one free place is too few
         "step [6, 1, 6, 6, 6, 6, 6]",  # the last row has filled the gap of the first; the row of 1 ends
-        "prefill [5, 5]",
+        "prefill [5]",
     ]
 
 
@@ -111,6 +115,77 @@ def test_samples_of_a_prompt_share_its_prefill() -> None:
     # Four sequences, three places: both samples of the first prompt and one of the second.
     assert engine.passes == ["prefill [2, 1]", "prefill [1]", "step [1, 1]"]
     assert [(row.prompt_index, row.sample) for row in ended] == [(1, 0), (1, 1), (0, 0), (0, 1)]
+
+
+class Pair:
+    """A sequence of two rows: the first says what the model says, the second always 7."""
+
+    def __init__(self, prompt_index: int) -> None:
+        self.prompt_index, self.length = prompt_index, 0
+
+
+def test_several_rows_a_sequence() -> None:
+    """Both rows go on from the first, so that the second one's 7 is never built upon."""
+    engine = Countdown()
+    shapes = []
+
+    def advance(pairs: Sequence[Pair], output: Output) -> list[Continuation | None]:
+        shapes.append((len(pairs), len(output.logits), output.prompt_hidden is None))
+        words = output.logits.argmax(-1)[::2].tolist()
+        for pair in pairs:
+            pair.length += 1
+        return [None if word == END else Continuation([0, 0], [word, word]) for word in words]
+
+    task = Task("Generate", None, "tokens")
+    pairs = [Pair(index) for index in range(3)]
+    work = job(engine, [1, 3, 2], batch_size=2, max_new_tokens=4, task=task)
+    assert [pair.prompt_index for pair in work.drive(pairs, advance, 2, prompt_hidden=True)] == [0, 2, 1]
+    assert engine.passes == ["prefill [1, 3]", "prefill [2]", "step [2, 2, 1, 1]", "step [1, 1]"]
+    assert shapes == [(2, 4, False), (1, 2, False), (2, 4, True), (1, 2, True)]
+    assert task.total == task.done == 1 + 3 + 2
+
+
+def test_rows_go_on_from_the_row_that_is_named() -> None:
+    """Rows say 5 and 4 after a common 6; then both go on from the second."""
+    engine = Countdown()
+    work = job(engine, [7])
+    pair = Pair(0)
+    held = []
+
+    def advance(pairs: Sequence[Pair], output: Output) -> list[Continuation | None]:
+        pair.length += 1
+        if pair.length == 1:
+            return [Continuation([1, 0], [6, 6])]
+        held.append(output.logits.argmax(-1).tolist())
+        return [None if pair.length == 3 else Continuation([1, 1], [5, 5])]
+
+    assert list(work.drive([pair], advance, 2)) == [pair]
+    assert held == [[5, 5], [4, 4]]
+
+
+def test_a_question_is_what_was_given_or_its_tokens_as_text(tiny_llama: Any) -> None:
+    messages = [{"role": "user", "content": "Who?"}]
+    tokens = tiny_llama.tokenizer("<|im_start|>The dog")["input_ids"]
+    engine = type("Engine", (), {"model": tiny_llama})
+    work = Job(engine, [tokens] * 3, [], Ending(4), 1, 0, Task("", None, ""), given=["The dog", messages, tokens])
+    assert [work.question(index) for index in range(3)] == ["The dog", messages, "<|im_start|>The dog"]
+    bare = Job(engine, [tokens], [], Ending(4), 1, 0, Task("", None, ""))
+    assert bare.question(0) == "<|im_start|>The dog"
+
+
+def test_retold_under_another_number(tiny_llama: Any) -> None:
+    told: list[tuple[int, str]] = []
+    engine = type("Engine", (), {"model": tiny_llama})
+    more: Any = {"listener": lambda number, text: told.append((number, text))}
+    work = Job(engine, [[5], [6]], [], Ending(9, eos_ids=frozenset({2})), 1, 0, Task("", None, ""), **more)
+    silent = Generated(7, 0, [6], work.ending, tiny_llama.tokenizer)
+    for token in [*tiny_llama.tokenizer("fox")["input_ids"], 2]:
+        silent.append(token, -0.5)
+    again = work.retold(silent, 1, 2, 3, score=1.5)
+    assert (again.prompt_index, again.sample, again.score, again.finish_reason) == (1, 2, 1.5, "eos")
+    assert (again.tokens, again.logprobs, again.text) == (silent.tokens, silent.logprobs, "fox")
+    assert {number for number, _ in told} == {5}
+    assert "".join(text for _, text in told) == "fox"
 
 
 def test_no_prompts() -> None:
@@ -238,8 +313,4 @@ def test_a_listener_is_told_the_number_of_the_sequence() -> None:
     ],
 )
 def test_gaps_are_filled_from_the_end(ended: str, places: list[int]) -> None:
-    work = job(Countdown(), [5] * 5)
-    rows = [work.sequence(index) for index in range(5)]
-    for place in map(int, ended):
-        rows[place].finish_reason = "eos"
-    assert _without_ended(rows) == places
+    assert _without_ended([str(place) not in ended for place in range(5)]) == places

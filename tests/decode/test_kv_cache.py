@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from posttrain.decode.kv_cache import KeyValueCache
@@ -81,6 +82,35 @@ def test_select_and_truncate() -> None:
     assert keys[1, :2].tolist() == [1, 7]
     cache.select([])
     assert cache.lengths == []
+
+
+def test_only_what_a_row_does_not_hold_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of one prompt of 40 tokens that parted 2 tokens ago: these 2 are copied, and of another row all."""
+    copied: list[list[tuple[int, int, int]]] = []
+    copy = KeyValueCache._copy
+    monkeypatch.setattr(KeyValueCache, "_copy", lambda self, moves: copied.append(moves) or copy(self, moves))
+    cache = KeyValueCache()
+    cache.begin_prefill([40, 3], CPU)
+    cache.update(states(*range(40), 91, 92, 93), 10 * states(*range(40), 91, 92, 93), 0)
+    cache.select([0, 0, 1])
+    assert copied.pop() == [(1, 0, 0), (2, 1, 0)]  # row 1 held another prompt, row 2 nothing
+    add(cache, 50, 60, 94)
+    add(cache, 51, 61, 95)
+    cache.select([1, 1, 2])
+    assert copied.pop() == [(0, 1, 40)]
+    cache.select([1, 0, 2])
+    assert copied == []  # they are alike
+    keys = add(cache, 52, 62, 96)
+    assert keys[0].tolist() == [*range(40), 60, 61, 52]
+    assert keys[1].tolist() == [*range(40), 60, 61, 62]
+    assert keys[2, :6].tolist() == [91, 92, 93, 94, 95, 96]
+    cache.truncate([41, 43, 6])
+    keys = add(cache, 70, 71, 97)
+    cache.select([1, 0, 2])  # they part where the first was cut, not where it was written last
+    assert copied.pop() == [(0, 1, 41), (1, 0, 41)]
+    keys = add(cache, 72, 73, 98)
+    assert keys[0].tolist() == [*range(40), 60, 61, 62, 71, 72]
+    assert keys[1, :43].tolist() == [*range(40), 60, 70, 73]
 
 
 def test_growth_keeps_the_content_and_copies_seldom() -> None:

@@ -99,3 +99,18 @@ def test_two_sequences_share_nothing() -> None:
     one, other = sequence(Ending(2)), sequence(Ending(2))
     one.append(3, -1.0)
     assert (other.tokens, other.logprobs) == ([], [])
+
+
+@pytest.mark.parametrize("stop", [(), ("abd",)])
+def test_a_fork_goes_on_by_itself_and_nobody_listens(stop: tuple[str, ...]) -> None:
+    pieces: list[str] = []
+    row = sequence(Ending(5, stop=stop), listener=pieces.append)
+    fill(row, [0, 1])
+    fork = row.fork()
+    fill(fork, [3])
+    fill(row, [2])
+    assert (row.tokens, row.text, row.finish_reason) == ([0, 1, 2], "abc", None)
+    assert (fork.tokens, len(fork.logprobs), fork.length) == ([0, 1, 3], 3, 3)
+    assert (fork.text, fork.finish_reason) == (("", "stop") if stop else ("abd", None))
+    fill(row, [4, 4])
+    assert "".join(pieces) == "abcee"

@@ -65,6 +65,23 @@ def test_pieces_join_to_the_whole_for_any_tokens(tiny_tokenizer: Any, seed: int)
     assert "".join(pieces) == text == decode(tiny_tokenizer, tokens)
 
 
+def test_a_fork_knows_what_is_held_back(tiny_tokenizer: Any) -> None:
+    """After "on" and the first half of "é" each goes on by itself."""
+    first, second = tiny_tokenizer("é")["input_ids"]
+    heard: list[str] = []
+    one = TextStream(tiny_tokenizer, ("nex",), heard.append)
+    for token in [*tiny_tokenizer("on")["input_ids"], first]:
+        assert not one.append(token)
+    other = one.fork()
+    assert not one.append(second)
+    (letter,) = tiny_tokenizer("x")["input_ids"]
+    other.append(letter)
+    other.finish()
+    one.finish()
+    assert (one.text, other.text) == ("oné", "on\N{REPLACEMENT CHARACTER}x")
+    assert "".join(heard) == "oné"
+
+
 @pytest.mark.real_model
 def test_real_text_in_several_scripts(smollm2: Any) -> None:
     text = "Füße, naïve façade — 東京は大きい。 🙂🙃 Привет! \n\tdef f(x):\n    return x"

@@ -45,10 +45,30 @@ def test_the_value_is_the_score_asked_for_and_texts_are_stripped():
     assert Classification().score(*rows).value == 0.75
     assert Classification(score_by="macro_f1").score(*rows).value == pytest.approx((4 / 5 + 2 / 3) / 2)
     many = Classification().score(["a", "b"] * 15, [["a"]] * 30)
-    assert many.interval[0] < 0.5 < many.interval[1] and many.parts["rows"] == 30
+    assert many.interval[0] < 0.5 < many.interval[1] and many.parts["texts"] == 30
 
 
-@pytest.mark.parametrize("rows", [([], []), (["a"], [["a", "b"]]), (["a"], [])])
-def test_one_reference_a_row(rows):
+def test_every_score_has_an_interval_and_systems_are_compared_over_the_classes_of_both():
+    """The baseline alone predicts c; a class that neither a system nor the references have counts in no mean."""
+    right, baseline, actual = ["a", "b"] * 20, ["a", "c"] * 20, [["a"], ["b"]] * 20
+    for score_by in ("accuracy", "macro_f1", "weighted_f1", "mcc"):
+        metric = Classification(score_by=score_by)
+        alone = metric.score(baseline, actual)
+        assert alone.interval[0] <= alone.value <= alone.interval[1]
+        found = metric.compare(right, baseline, actual)
+        assert found.baseline.value == pytest.approx(alone.value)
+        assert found.system.value == pytest.approx(1.0)
+        assert (found.system.parts["classes"], found.baseline.parts["classes"]) == (2, 3)
+        assert found.p_value < 0.01
+
+
+def test_one_reference_a_row():
     with pytest.raises(BadRequest, match="exactly one reference"):
-        Classification().score(*rows)
+        Classification().score(["a"], [["a", "b"]])
+
+
+def test_free_texts_are_no_classes():
+    texts = [str(n) for n in range(1001)]
+    assert class_scores(texts, texts)["macro_f1"] == 1.0
+    with pytest.raises(BadRequest, match="1001 different classes"):
+        Classification().score(texts, [[text] for text in texts])

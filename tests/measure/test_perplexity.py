@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.data import dataset
-from posttrain.measure import perplexity
-from posttrain.measure.perplexity import Perplexity, Window, interval, token_nll, windows
+from posttrain.measure import _token_losses
+from posttrain.measure._token_losses import interval
+from posttrain.measure.perplexity import Perplexity
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.token_losses import windows
 from posttrain.ops.bootstrap import ratio_interval
 from posttrain.quantize.linear import Int8Linear
 from posttrain.quantize.methods.dynamic import Dynamic
@@ -49,37 +50,6 @@ def _nll_of_all(network: torch.nn.Module, ids: list[int]) -> torch.Tensor:
     with torch.no_grad():
         logits = network(torch.tensor([ids])).logits[0, :-1].double()
     return -logits.log_softmax(-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
-
-
-# -------------------------------------------------------------------------------------------------------------- windows
-
-
-def test_windows_by_hand() -> None:
-    """Ten tokens, windows of 4 by 2: 0-3 scores 1, 2, 3 (0 has no predecessor), then two new ones each."""
-    assert windows(10, 4, 2) == [Window(0, 4, 3), Window(2, 6, 2), Window(4, 8, 2), Window(6, 10, 2)]
-    # The last window ends with the text: 6-8 is shorter and scores token 8 only.
-    assert windows(9, 4, 2) == [Window(0, 4, 3), Window(2, 6, 2), Window(4, 8, 2), Window(6, 9, 1)]
-    assert windows(4, 4, 2) == [Window(0, 4, 3)]
-    assert windows(5, 4, 1) == [Window(0, 4, 3), Window(1, 5, 1)]
-    # Without overlap the token before a window is read as well: 3 predicts 4, 7 predicts 8.
-    assert windows(10, 4, 4) == [Window(0, 4, 3), Window(3, 8, 4), Window(7, 10, 2)]
-    assert windows(1, 4, 2) == []
-
-
-def test_every_token_is_scored_once_with_enough_context() -> None:
-    for length in range(1, 40):
-        for window in range(2, 14):
-            for stride in range(1, window + 1):
-                scored: list[int] = []
-                for w in windows(length, window, stride):
-                    first = w.end - w.scored
-                    scored += range(first, w.end)
-                    read = w.end - 1 - w.begin
-                    assert 0 <= w.begin < first
-                    assert 1 <= read <= window
-                    # Context of the first scored token, where the document has that much before it.
-                    assert first - w.begin >= min(first, max(1, window - stride))
-                assert scored == list(range(1, length))
 
 
 # --------------------------------------------------------------------------------------------------------------- values
@@ -140,35 +110,10 @@ def test_windows_without_overlap_keep_one_token_of_context(tiny_llama: LanguageM
         assert found.parts["nll"] == pytest.approx(float(expected.mean()), rel=1e-6)
 
 
-def test_a_window_as_long_as_the_context_fits_learned_positions() -> None:
-    """GPT-2 has no position 16, and disjoint windows of 16 need none."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    network = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=16)).eval()
-    ids = torch.randint(0, 40, (50,)).tolist()
-    for stride in (16, 8):
-        found = token_nll(network, [ids], 16, stride)
-        assert sum(part.size for _, _, part in found) == 49
-        for _, w, part in found:
-            first = w.end - w.scored
-            with torch.no_grad():
-                logits = network(torch.tensor([ids[w.begin : w.end - 1]])).logits[0, first - w.begin - 1 :]
-            expected = -logits.log_softmax(-1)[torch.arange(w.scored), torch.tensor(ids[first : w.end])]
-            np.testing.assert_allclose(part, expected.numpy(), rtol=1e-5)
-
-
 def test_the_batch_size_changes_nothing(tiny_llama: LanguageModel, text: Path) -> None:
     """Up to the rounding of float32 products of another shape: 1e-6 for a token, 1e-7 for the value."""
-    ids = _ids(tiny_llama, text)
-    documents = [ids, ids[5:60], ids[:2], ids[100:131]]
-    alone = token_nll(tiny_llama.network, documents, 40, 13, batch_size=1)
     one = Perplexity(text=str(text), window=40, stride=13, batch_size=1).measure(tiny_llama)
     for batch_size in (2, 3, 5, 1000):
-        together = token_nll(tiny_llama.network, documents, 40, 13, batch_size)
-        assert [(i, w) for i, w, _ in together] == [(i, w) for i, w, _ in alone]
-        for (_, _, a), (_, _, b) in zip(alone, together):
-            np.testing.assert_allclose(a, b, rtol=2e-6)
         many = Perplexity(text=str(text), window=40, stride=13, batch_size=batch_size).measure(tiny_llama)
         assert many.value == pytest.approx(one.value, rel=1e-7)
         assert many.signature == one.signature
@@ -211,15 +156,6 @@ def test_a_quantized_projection_is_measured_as_it_computes(tiny_llama: LanguageM
     expected = float(_nll_of_all(tiny_llama.network, ids).mean())
     found = Perplexity(text=str(text), max_tokens=100, window=128).measure(tiny_llama).parts["nll"]
     assert found == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_network_in_training_is_measured_without_dropout_and_goes_on_training(text: Path) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    network = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=16)).train()
-    first, second = (token_nll(network, [list(range(16))], 16, 8)[0][2] for _ in range(2))
-    assert (first == second).all()
-    assert network.training and network.transformer.drop.training
 
 
 # ------------------------------------------------------------------------------------ a model that knows nothing: sizes
@@ -276,13 +212,31 @@ def test_special_tokens_are_the_tokenizers_own(uniform: LanguageModel, tmp_path:
         assert found.parts["tokens_scored"] == scored
         assert found.parts["bits_per_byte"] == pytest.approx(bits * math.log2(300), rel=1e-6)
         seen[adds] = found.signature.partition("|special:")[2].partition("|")[0]
+        assert found.parts["special_tokens"] == seen[adds]
     assert seen == {"$A": "none", "<s> $A": "bos", "<s> $A </s>": "bos+eos", "$A </s>": "eos"}
 
 
-def test_unknown_tokens_are_counted_where_they_are_scored(uniform: LanguageModel, tmp_path: Path) -> None:
+def test_a_beginning_lets_the_first_word_count(uniform: LanguageModel, tmp_path: Path) -> None:
+    """All four words, 15 characters and 16 bytes; the same text without one has another signature."""
+    path = tmp_path / "text.txt"
+    path.write_text("one two\nthree é")
+    found = Perplexity(text=str(path), special_tokens="begin").measure(uniform)
+    assert found.parts["tokens_scored"] == 4
+    assert found.parts["bits_per_byte"] == pytest.approx(4 * math.log2(300) / 16, rel=1e-6)
+    assert "|special:bos|" in found.signature
+    uniform.tokenizer = _word_tokenizer("<s> $A")
+    assert Perplexity(text=str(path), special_tokens="none").measure(uniform).parts["tokens_scored"] == 3
+
+
+def test_unknown_tokens_are_counted_where_they_are_scored(
+    uniform: LanguageModel, tmp_path: Path, heard: list[str]
+) -> None:
     path = tmp_path / "text.txt"
     path.write_text("zero one four two five")
-    assert Perplexity(text=str(path)).measure(uniform).parts["unknown_tokens"] == 2
+    found = Perplexity(text=str(path)).measure(uniform)
+    assert found.parts["unknown_tokens"] == 2
+    assert "|unknown:2|" in found.signature
+    assert heard[0].startswith("2 tokens are the unknown token")
     assert Perplexity(text=str(path), max_tokens=3).measure(uniform).parts["unknown_tokens"] == 1
 
 
@@ -320,33 +274,8 @@ def test_texts_of_one_token_are_named(uniform: LanguageModel, tmp_path: Path, he
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     messages: list[str] = []
-    monkeypatch.setattr(perplexity.events, "message", lambda text, level="info": messages.append(text))
+    monkeypatch.setattr(_token_losses.events, "message", lambda text, level="info": messages.append(text))
     return messages
-
-
-def test_a_long_text_is_not_tokenized_beyond_what_is_scored(tiny_llama: LanguageModel) -> None:
-    text = "".join(SENTENCES) * 300
-    tokenizer = tiny_llama.tokenizer
-    whole = tokenizer(text)["input_ids"]
-    read: list[int] = []
-
-    class Counting:
-        def __call__(self, text: str, **options: Any) -> Any:
-            read.append(len(text))
-            return tokenizer(text, **options)
-
-    tiny_llama.tokenizer = Counting()  # type: ignore[assignment]
-    document = perplexity._document(tiny_llama, text, 100)
-    assert document is not None
-    assert document.ids == whole[:100]
-    assert document.bytes == len(tokenizer.decode(whole[1:100]))
-    assert len(read) == 1
-    assert read[0] < len(text) / 2
-    # Where that many characters don't hold enough tokens, the whole text is read.
-    tiny_llama.tokenizer = _word_tokenizer()
-    document = perplexity._document(tiny_llama, " " * 30_000 + "one two three", 3)
-    assert document is not None
-    assert document.ids == [3, 4, 5]
 
 
 # -------------------------------------------------------------------------------------------------- interval, signature
@@ -393,6 +322,7 @@ def test_signature_names_all_that_made_the_number(tiny_llama: LanguageModel, tex
     assert fields["tokenizer"] == tiny_llama.tokenizer_fingerprint()[:12]
     assert fields["text"] == dataset.read(str(text)).hash[:12]
     assert (fields["tokens"], fields["special"], fields["dtype"]) == (str(tokens), "none", "float32")
+    assert fields["unknown"] == "0"
     # The model's context of 128 tokens is shorter than the usual window.
     assert (fields["window"], fields["stride"]) == ("128", "64")
     assert Perplexity(text=str(text), batch_size=1).measure(tiny_llama).signature == usual
@@ -420,39 +350,6 @@ def test_inputs_change_with_the_text(text: Path) -> None:
     assert before == Perplexity(text=str(text)).inputs()
     text.write_text("Something else.")
     assert Perplexity(text=str(text)).inputs() != before
-
-
-# --------------------------------------------------------------------------------------------------------------- memory
-
-
-class _LargestLogits(TorchDispatchMode):
-    """The most rows of any tensor [rows, vocabulary] that an operation returns, the vocabulary matrix aside."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__()
-        self.storage, self.vocabulary, self.rows = weight.untyped_storage().data_ptr(), weight.shape[0], 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            logits = isinstance(tensor, torch.Tensor) and tensor.dim() > 0 and tensor.shape[-1] == self.vocabulary
-            if logits and tensor.untyped_storage().data_ptr() != self.storage:
-                self.rows = max(self.rows, tensor.numel() // self.vocabulary)
-        return result
-
-
-def test_logits_are_held_a_chunk_at_a_time(
-    tiny_llama: LanguageModel, text: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(perplexity, "_CHUNK", 16)
-    ids = _ids(tiny_llama, text)
-    with _LargestLogits(tiny_llama.network.lm_head.weight) as seen:
-        token_nll(tiny_llama.network, [ids], 128, 64, batch_size=4)
-    assert 0 < seen.rows <= 16
-    Dynamic(targets="lm_head").quantize(tiny_llama)
-    with _LargestLogits(tiny_llama.network.lm_head.weight) as seen:
-        token_nll(tiny_llama.network, [ids], 128, 64, batch_size=4)
-    assert 0 < seen.rows <= 16
 
 
 # --------------------------------------------------------------------------------------------------------------- errors

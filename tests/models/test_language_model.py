@@ -6,6 +6,7 @@ Embedding 300·64 = 19,200, tied to the head. One layer: queries and outputs 2·
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from posttrain.models.language_model import LanguageModel
@@ -33,6 +34,27 @@ def test_facts(tiny_llama: LanguageModel) -> None:
     assert tiny_llama.context_length == 128
     assert tiny_llama.device == torch.device("cpu")
     assert tiny_llama.is_causal
+
+
+def test_positions_before_the_first_one_are_no_context() -> None:
+    """RoBERTa counts positions on from its padding token's id, 1: of 34 rows of the table 32 are used, not one more."""
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=34,
+        pad_token_id=1,
+    )
+    model = LanguageModel(RobertaModel(config).eval(), None)  # type: ignore[arg-type]
+    assert model.context_length == 32
+    with torch.no_grad():
+        model.network(torch.full((1, 32), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model.network(torch.full((1, 33), 5))
 
 
 def test_encoder_is_not_causal(tiny_llama: LanguageModel) -> None:

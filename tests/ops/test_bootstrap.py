@@ -12,6 +12,7 @@ from posttrain.ops import bootstrap
 from posttrain.ops.bootstrap import (
     Interval,
     mean_interval,
+    paired_statistic_test,
     paired_test,
     ratio_interval,
     statistic_interval,
@@ -145,6 +146,17 @@ def test_paired_test_with_a_statistic_of_sums() -> None:
     assert (test.value_a, test.value_b, test.difference.low, test.p_value) == (1.0, 0.5, 0.5, 1 / 1001)
 
 
+def test_paired_test_of_drawn_items_is_that_of_sums_where_both_can_be_taken() -> None:
+    generator = np.random.default_rng(2)
+    b = generator.normal(size=(30, 1))
+    a = b + generator.normal(0.05, 0.2, size=(30, 1))
+    drawn = paired_statistic_test(a, b, lambda items: items[..., 0].mean(1), seed=5)
+    summed = paired_test(a, b, seed=5)
+    assert (drawn.p_value, drawn.share_a_above) == (summed.p_value, summed.share_a_above)
+    assert drawn.difference.low == pytest.approx(summed.difference.low)
+    assert drawn.value_a == pytest.approx(summed.value_a)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -156,6 +168,7 @@ def test_paired_test_with_a_statistic_of_sums() -> None:
         (lambda: ratio_interval([1.0], [0.0]), "positive"),
         (lambda: ratio_interval([1.0, 2.0], [1.0]), "same number"),
         (lambda: paired_test([1.0, 2.0], [1.0]), "same items"),
+        (lambda: paired_statistic_test([1.0, 2.0], [1.0], lambda items: items.mean((1, 2))), "same items"),
     ],
 )
 def test_refusals(call: Callable[[], object], message: str) -> None:

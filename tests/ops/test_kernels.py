@@ -32,7 +32,7 @@ needs_native = pytest.mark.skipif(not kernels.available(), reason="the native ke
 def computed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Runs a test with torch alone and with each instruction set of this processor."""
     if request.param == "reference":
-        monkeypatch.setattr(kernels, "_library", lambda: None)
+        monkeypatch.setattr(kernels, "native_library", lambda: None)
         yield request.param
         return
     if not kernels.available():
@@ -290,16 +290,75 @@ def test_shapes_that_do_not_fit_are_refused(computed_by: str) -> None:
 
 @needs_native
 def test_native_library_describes_itself() -> None:
-    assert kernels.native_version() == 1
+    assert kernels.native_version() == 2
     assert kernels.instruction_set() in INSTRUCTION_SETS
     with pytest.raises(ValueError, match="mmx"):
         kernels.select_instruction_set("mmx")
 
 
 def test_without_a_native_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_library", lambda: None)
+    monkeypatch.setattr(kernels, "native_library", lambda: None)
     assert not kernels.available()
     assert kernels.native_version() is None
     assert kernels.instruction_set() is None
     with pytest.raises(RuntimeError, match="not built"):
         kernels.select_instruction_set("avx2")
+
+
+def test_hand_worked_row_with_a_scale_fixed_beforehand(computed_by: str) -> None:
+    """Scale 1 again, but 200 is clamped to 127: the outputs of the row at the top. Scale 0.5 makes 254 -> 127, -127, 1:
+
+    sums 127 * 2 - 127 + 5 = 132 and -381 + 1 = -380, times 0.5: 132 * 0.25 + 1 = 34 and -380.
+    """
+    weight = torch.tensor([[2, 1, 5], [-3, 0, 1]], dtype=torch.int8)
+    scale, bias = torch.tensor([0.5, 2.0]), torch.tensor([1.0, 0.0])
+    for x, input_scale, expected in (
+        ([200, -63.5, 0.4], 1.0, [96.0, -762.0]),
+        ([127, -63.5, 0.4], 0.5, [34.0, -380.0]),
+    ):
+        y = kernels.int8_linear(torch.tensor(x), weight, scale, bias, input_scale=torch.tensor(input_scale))
+        torch.testing.assert_close(y, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("inputs, outputs", SHAPES)
+def test_a_fixed_scale_gives_the_same_bits_everywhere(computed_by: str, inputs: int, outputs: int) -> None:
+    weight, scale, bias = layer(inputs, outputs)
+    for rows in ROWS:
+        x = activations(rows, inputs)
+        fixed = x.abs().amax() / 90  # a few numbers are clamped
+        y = kernels.int8_linear(x, weight, scale, bias, input_scale=fixed)
+        assert torch.equal(y, kernels.int8_linear_reference(x, weight, scale, bias, input_scale=fixed))
+        q = (x / fixed).round().clamp(-127, 127).double()
+        expected = q @ weight.double().T * fixed.double() * scale.double() + bias.double()
+        terms = q.abs() @ weight.double().abs().T * fixed.double() * scale.double() + bias.double().abs()
+        assert ((y - expected).abs() <= 4 * 2.0**-23 * terms).all()
+
+
+def test_the_largest_number_as_scale_is_what_dynamic_does(computed_by: str) -> None:
+    weight, scale, bias = layer(70, 9)
+    x = activations(1, 70)
+    fixed = kernels.int8_linear(x, weight, scale, bias, input_scale=x.abs().amax() / 127)
+    assert torch.equal(fixed, kernels.int8_linear(x, weight, scale, bias, dynamic=True))
+
+
+def test_a_fixed_scale_hides_no_broken_row(computed_by: str) -> None:
+    weight, scale, bias = layer(40, 5)
+    x = activations(3, 40)
+    x[1, 7] = torch.inf
+    y = kernels.int8_linear(x, weight, scale, bias, input_scale=torch.tensor(0.01))
+    assert y[1].isnan().all()
+    assert y[[0, 2]].isfinite().all()
+
+
+def test_what_a_fixed_scale_clamps_gets_no_gradient(computed_by: str) -> None:
+    """With scale 1 the range ends at 127.5: the gradient is the first weight where x lies inside, else 0."""
+    weight, x = torch.tensor([[3, 5]], dtype=torch.int8), torch.tensor([[127.4, 300.0]], requires_grad=True)
+    y = kernels.int8_linear(x, weight, torch.ones(1), input_scale=torch.tensor(1.0))
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([[3.0, 0.0]]))
+
+
+def test_a_scale_for_each_row_is_refused_as_a_fixed_one(computed_by: str) -> None:
+    weight, scale, bias = layer(16, 4)
+    with pytest.raises(ValueError, match="input_scale must be"):
+        kernels.int8_linear(activations(2, 16), weight, scale, bias, input_scale=torch.ones(2))

@@ -105,6 +105,16 @@ def test_full_fine_tuning_leaves_a_whole_model(folder):
         torch.testing.assert_close(theirs(ids).logits, model.network(ids).logits)
 
 
+def test_bench(folder):
+    """Records of all items go to a file; the score is the mean of theirs."""
+    found = posttrain.bench(folder / "model", "handbook_quiz", limit=4, out=folder / "items.jsonl")["handbook_quiz"]
+    lines = [json.loads(line) for line in (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert found.n == len(lines) == 4
+    assert found.score == sum(line["scores"]["acc_norm"] for line in lines) / 4
+    again = posttrain.bench(posttrain.load(folder / "model"), ["handbook_quiz"], limit=4, num_fewshot=2)
+    assert "shots:2" in again["handbook_quiz"].signature
+
+
 def test_speed_counts_new_tokens(tiny_llama, monkeypatch):
     """The best of three runs: 24 tokens in 4, 2 and 3 seconds are 12 a second."""
     from posttrain.pipeline import speed
@@ -123,3 +133,28 @@ def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="nonsense"):
         _ = posttrain.nonsense
     assert set(posttrain.__all__) <= set(dir(posttrain))
+
+
+def test_ways_of_decoding(folder):
+    prompts = ["The dog", "The fox"]
+    small = {"samples": 2, "max_new_tokens": 5, "chat": False}
+    found = posttrain.compare_decoding(folder / "model", prompts, ["greedy", "top_p"], seed=3, **small)
+    assert [row["method"] for row in found["methods"]] == ["greedy", "top_p"]
+    assert found == posttrain.compare_decoding(folder / "model", prompts, ["greedy", "top_p"], seed=3, **small) | {
+        "methods": found["methods"],  # speeds differ
+        "energy": found["energy"],
+    }
+    swept = posttrain.temperature_sweep(folder / "model", prompts, (0, 2.0), **small)
+    assert [row["temperature"] for row in swept["temperatures"]] == [0, 2]
+    assert swept["recommended"] in (0, 2)
+
+
+def test_next_token_distribution(tiny_llama):
+    found = posttrain.next_token_distribution(tiny_llama, "The dog", [1, 0], 3)
+    assert found["temperatures"] == [1, 0]
+    assert [token["probabilities"][1] for token in found["tokens"]] == [1, 0, 0]
+    ids = tiny_llama.tokenizer("The dog", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        shares = tiny_llama.network(ids).logits[0, -1].softmax(-1)
+    for token in found["tokens"]:
+        assert token["probabilities"][0] == pytest.approx(float(shares[token["token_id"]]), rel=1e-4)

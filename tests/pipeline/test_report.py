@@ -367,6 +367,25 @@ def test_every_step_is_told_in_order(page: Page) -> None:
         assert words in text, words
 
 
+def test_the_story_has_a_line_for_each_step() -> None:
+    signed = {"kind": "note", "tone": "source", "text": "how it was made"}
+    told = {"kind": "note", "tone": "good", "text": "It got better."}
+    steps = [
+        {"name": "one", "title": "One", "seconds": 1, "views": [signed, told], "headline": "unused"},
+        {"name": "two", "title": "Two", "seconds": 1, "views": [signed], "headline": "figure 3"},
+    ]
+    text = " ".join(Page(render_report({"name": "r", "seconds": 2, "steps": steps})).text().split())
+    assert "One . It got better." in text.replace("One.", "One .")
+    assert "Two . figure 3" in text.replace("Two.", "Two .")
+
+
+def test_a_document_is_folded_and_escaped() -> None:
+    views = [{"kind": "document", "title": "Card", "text": "# <b>bold</b>\n\nmore"}]
+    page = Page(render_report({"name": "r", "steps": [{"name": "s", "views": views}]}))
+    assert "# <b>bold</b>\n\nmore" in page.text()
+    assert ("details", "summary") in {path[-2:] for path, text in page.texts if text.strip() == "Card"}
+
+
 def test_overview_shows_the_telling_figure_of_each_step(page: Page) -> None:
     cells = [cell.replace("\u00a0", " ") for cell in page.cells()]
     for figure in ("perplexity 18.43", "held out loss 3.219 → 1.658", "size 269.1 MB → 91.2 MB", "passed: yes"):

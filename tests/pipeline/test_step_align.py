@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from posttrain.align.reward import model_reward
 from posttrain.core.errors import BadRequest
 from posttrain.models.sources import load
 from posttrain.pipeline.run import run_recipe
@@ -48,7 +49,7 @@ def test_a_reward_model_then_a_policy_in_one_recipe(folder):
     assert found["kl"] >= 0 and found["episodes_per_minute"] > 0 and found["peak_memory_mb"] > 0
     assert found["reward_before"] != 0.0 and found["reward_after"] is not None
     kinds = [view["kind"] for view in summary["steps"][1]["views"]]
-    assert kinds == ["curve", "curve", "facts", "samples"]
+    assert kinds == ["note", "curve", "curve", "facts", "samples"]
     assert (folder / "run/steps/01-judge/model/reward_head/model.safetensors").exists()
     assert not (folder / "run/steps/02-policy/model/value_head").exists()
     again = run_recipe({"model": str(folder / "model"), "steps": steps}, out=folder / "run")
@@ -96,6 +97,8 @@ def test_a_whole_model_as_judge(folder):
         ({"objective": "ppo"}, "need a reward"),
         ({"objective": "ppo", "reward": "MODEL"}, "has no reward_head"),
         ({"objective": "ppo", "reward": "nowhere_to:f"}, "can't be imported"),
+        ({"objective": "ppo", "reward": []}, "need a reward"),
+        ({"objective": "ppo", "reward": "toy_rewards:length", "ensemble": {"combine": "min"}}, "several rewards"),
         ({"objective": "dpo", "steps": 1, "episodes": 1}, "Both steps and episodes"),
         ({"objective": "dpo", "max_new_tokens": 128}, "no room for a prompt"),
     ],
@@ -109,6 +112,80 @@ def test_bad_requests(folder, settings, sentence):
     assert not (folder / "out").exists()
 
 
+def test_an_ensemble_of_judges(folder):
+    """Judges that differ in their seed disagree; a third one with the seed of the first says what the first does."""
+    shared = {"adapt": {"lora": {"rank": 2}}, "batch_size": 4, "max_new_tokens": 5}
+    judge = {"objective": "reward_model", "data": str(folder / "pairs.jsonl"), "steps": 6, "learning_rate": 0.01}
+    policy = {"objective": "ppo", "data": str(folder / "prompts.jsonl"), "episodes": 4, "from": "base"}
+    ways = {
+        "alone": {"reward": "first"},
+        "mean": {"reward": ["first", "second"]},
+        "worst": {"reward": ["first", "second"], "ensemble": {"combine": "min"}},
+        "careful": {"reward": ["first", "second"], "ensemble": {"combine": "mean_minus_std", "penalty": 3.0}},
+        "twins": {"reward": ["first", "again"], "ensemble": {"combine": "mean_minus_std"}},
+    }
+    steps = [
+        {"align": {**shared, **judge, "name": name, "seed": seed, "from": "base"}}
+        for name, seed in (("first", 1), ("second", 2), ("again", 1))
+    ]
+    steps += [{"align": {**shared, **policy, **way, "name": name}} for name, way in ways.items()]
+    summary = run_recipe({"model": str(folder / "model"), "steps": steps}, out=folder / "run")
+    records = {step["name"]: step for step in summary["steps"]}
+    found = {name: records[name]["result"] for name in ways}
+    keys = {name: record["key"] for name, record in records.items()}
+    inputs = records["mean"]["inputs"]
+    assert (inputs["reward_0"], inputs["reward_1"]) == (keys["first"], keys["second"])
+    assert "disagreement_before" not in found["alone"] and "disagreement" not in found["alone"]["rollouts"][0]
+    assert found["twins"]["disagreement_before"] == 0 == found["twins"]["rollouts"][0]["disagreement"]
+    assert found["twins"]["reward_before"] == pytest.approx(found["alone"]["reward_before"])
+    apart = found["mean"]["disagreement_before"]
+    assert apart > 0 and found["mean"]["disagreement_after"] > 0
+    mean, worst, careful = (found[name]["reward_before"] for name in ("mean", "worst", "careful"))
+    assert worst == pytest.approx(mean - apart)  # of two numbers the deviation is half of what is between them
+    assert careful == pytest.approx(mean - 3 * apart)
+    titles = [view.get("title") for view in records["mean"]["views"]]
+    assert "Disagreement of the rewards" in titles
+
+
+@pytest.mark.parametrize("objective", ["dpo", "reward_model", "ppo"])
+def test_a_classifier_is_refused(folder, objective):
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(6)]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"objective": "sequence_classification", "data": str(folder / "labels.jsonl"), "steps": 1, "adapt": "full"}
+    single_step("train", task, str(folder / "model"), out=folder / "classifier")
+    data = "prompts.jsonl" if objective == "ppo" else "pairs.jsonl"
+    given = {"objective": objective, "data": str(folder / data), "reward": "toy_rewards:length"}
+    with pytest.raises(BadRequest) as refused:
+        single_step("align", given, str(folder / "classifier"), out=folder / "out")
+    assert "is a LlamaForSequenceClassification, which has a head for labels, `score`" in refused.value.problem
+    assert "Start from the language model" in refused.value.suggestion
+
+
+def test_a_body_without_a_head_may_judge_but_not_write(folder):
+    from tiny_models import make_tiny_bert
+
+    with pytest.raises(BadRequest, match="is a BertModel, which doesn't continue texts"):
+        single_step("align", {"objective": "dpo", "data": str(folder / "pairs.jsonl")}, make_tiny_bert())
+    given = {"objective": "reward_model", "data": str(folder / "pairs.jsonl"), "steps": 2}
+    assert single_step("align", given, make_tiny_bert()).result["loss"] > 0
+
+
 def test_built_in_data_is_the_default():
     assert Align.parse({"objective": "dpo"})._records.kind == "preference"
     assert Align.parse({"objective": "ppo"})._records.source == "builtin:prompts"
+
+
+@pytest.mark.parametrize("chat", [True, None])
+def test_a_judge_scores_answers_as_it_was_trained_on_them(folder, chat):
+    """The margin measured in training is the difference of the scores that the saved judge gives, template or not."""
+    pairs = folder / "pairs.jsonl"
+    judge = {"objective": "reward_model", "data": str(pairs), "validation": str(pairs), "steps": 3}
+    encoding = {"encoding": {"chat": chat}, "learning_rate": 0.01}
+    found = single_step("align", {**judge, **encoding}, str(folder / "model"), out=folder / "judge").result
+    rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+    reward = model_reward(load(str(folder / "judge")))
+    chosen, rejected = (
+        reward.score([row["prompt"] for row in rows], [row[side] for row in rows]) for side in ("chosen", "rejected")
+    )
+    margin = sum(one - other for one, other in zip(chosen, rejected)) / len(rows)
+    assert margin == pytest.approx(found["pairs_margin_after"], rel=1e-4)

@@ -181,6 +181,65 @@ def test_another_model_and_a_configuration_as_students(folder, tiny_llama):
         assert first[0]["task_loss"] == pytest.approx(first[1]["loss"], rel=1e-6)
 
 
+TERMS = {"l2_sp": {"weight": 0.05}, "kl_to_base": {"weight": 0.5}}
+
+
+@pytest.mark.parametrize("adapt", ["lora", {"full": {"keep_base": True}}])
+def test_regularizers_hold_student_and_baseline(folder, tiny_llama, adapt):
+    """Their numbers are in both histories and in the report; the first step's losses are as without them."""
+    terms = {**TERMS, "replay": {"data": str(folder / "held.jsonl"), "records": 2}}
+    losses = {"response": {}, "feature": {"project": "always"}}
+    given = settings(folder, losses=losses, adapt=adapt, learning_rate=0.01)
+    plain = single_step("distill", given, tiny_llama).result["history"]
+    outcome = single_step("distill", {**given, "regularizers": terms}, tiny_llama)
+    held = outcome.result["history"]
+    for name in ("student", "baseline"):
+        first, last = held[name][0], held[name][-1]
+        assert set(first) - set(plain[name][0]) == {"l2_sp", "kl_to_base", "replay_loss"}
+        # The student's projections begin at random and are not its own parameters: nothing has deviated yet.
+        assert first["l2_sp"] == 0 < last["l2_sp"]
+        assert first["kl_to_base"] == pytest.approx(0, abs=1e-6) and last["kl_to_base"] > 1e-6
+        for key in {"loss", "task_loss", "response", "feature"} & set(first):
+            assert first[key] == pytest.approx(plain[name][0][key], rel=1e-6)
+            assert last[key] != plain[name][-1][key]
+    titles = [view.get("title") for view in outcome.views]
+    assert titles.index("Loss of the task") < titles.index("L2 sp") < titles.index("Quality, size and speed")
+    assert type(outcome.model.network).__name__ == "LlamaForCausalLM" and outcome.model.adapter is None
+
+
+def test_a_heavy_penalty_keeps_the_student_where_it_began(folder, tiny_llama):
+    """With l2_sp of weight 100 it moves less than a tenth as far as without, in the norm over all parameters."""
+    from posttrain.distill.student import build
+
+    start = build("layers:1", tiny_llama, lambda reference: tiny_llama).network.state_dict()
+    moved = []
+    for terms in ({}, {"l2_sp": {"weight": 100.0}}):
+        given = settings(folder, baseline=False, steps=60, regularizers=terms)
+        network = single_step("distill", given, tiny_llama).model.network
+        moved.append(sum(float((t - start[name]).square().sum()) for name, t in network.state_dict().items()) ** 0.5)
+    assert moved[1] < 0.1 * moved[0]
+
+
+def test_replayed_data_is_an_input_of_the_step(folder):
+    """Also when an earlier step left it."""
+    regularizers = {"replay": {"data": "written"}}
+    step = Distill.parse(settings(folder, regularizers=regularizers)).located({"written": folder / "held.jsonl"})
+    (replay,) = step.regularizers
+    assert replay.data == str(folder / "held.jsonl")
+    assert Distill.parse(settings(folder)).located({"written": folder / "held.jsonl"}).regularizers == []
+
+
+def test_a_quantized_student_learns_nothing(folder, tiny_llama):
+    """What its adapter learned couldn't be merged: said before training."""
+    from posttrain.quantize.methods.dynamic import Dynamic
+
+    Dynamic().quantize(tiny_llama)
+    save(tiny_llama, folder / "int8")
+    given = settings(folder, student=str(folder / "int8"), adapt="lora", teacher=str(folder / "model"))
+    with pytest.raises(BadRequest, match=r"int8 is quantized, so what an adapter learns can't be merged"):
+        single_step("distill", given, str(folder / "model"))
+
+
 @pytest.fixture
 def reviews(tmp_path):
     """Texts whose label is told by their first word."""
@@ -250,6 +309,7 @@ def test_a_teacher_must_have_learned_the_task(reviews):
         ({"losses": []}, "nothing to be taught"),
         ({"steps": 2, "epochs": 1}, "Both steps and epochs"),
         ({"losses": {"feature": {"map": [[0, 9]]}}}, "has no layer 9"),
+        ({"regularizers": {"kl_to_base": {}}}, "`full` changes the base's own weights"),
         ({"losses": {"respons": {}}}, "Did you mean 'response'"),
     ],
 )

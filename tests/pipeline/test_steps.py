@@ -11,7 +11,9 @@ from pydantic import Field, ValidationError
 from posttrain.core import catalog
 from posttrain.core.catalog import block, blocks
 from posttrain.core.errors import BadRequest
+from posttrain.core.settings import Settings
 from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.steps._learning import part_held_out
 from posttrain.train.schedules.cosine import Cosine
 
 
@@ -70,6 +72,40 @@ def test_a_body_of_several_methods_keeps_their_order() -> None:
         {"process": {"top_k": None, "temperature": None}},
     ):
         assert [catalog.term_of(each) for each in Several.parse(entry).process] == written
+
+
+class Book(Settings):
+    """Something that a step holds and that reads data by itself."""
+
+    reads: ClassVar[tuple[str, ...]] = ("text",)
+
+    text: str
+    title: str = "answers"
+
+
+class Library(Step):
+    """A step that reads data in three places."""
+
+    reads: ClassVar[tuple[str, ...]] = ("data",)
+
+    data: str = "answers"
+    book: Book = Book(text="answers")
+    shelf: list[Any] = []
+
+    def run(self, context: Context) -> Outcome:
+        return Outcome({})
+
+
+def test_what_earlier_steps_left_is_found_wherever_data_are_read() -> None:
+    """In the step's own fields and in those of what it holds; other fields keep the word, other objects stay."""
+    kept = Book(text="elsewhere.txt")
+    step = Library(shelf=[Book(text="answers"), kept, 3])
+    found = step.located({"answers": Path("a.jsonl")})
+    assert (found.data, found.book.text, found.book.title) == ("a.jsonl", "a.jsonl", "answers")
+    assert [getattr(each, "text", each) for each in found.shelf] == ["a.jsonl", "elsewhere.txt", 3]
+    assert found.shelf[1] is kept
+    assert (step.data, step.book.text, step.shelf[0].text) == ("answers",) * 3
+    assert step.located({"others": Path("a.jsonl")}) is step
 
 
 @pytest.mark.parametrize(
@@ -148,5 +184,19 @@ def test_every_step_names_a_body_that_it_has(term: str) -> None:
     assert issubclass(step, Step)
     fields = {field.alias or name for name, field in step.model_fields.items()}
     if step.body is not None:  # or a method's name would be taken for a setting
-        (family,) = {m.family for m in step.model_fields[step.body].metadata if isinstance(m, catalog.FamilyOf)}
-        assert not fields & set(catalog.terms(family))
+        families = {m.family for m in step.model_fields[step.body].metadata if isinstance(m, catalog.FamilyOf)}
+        assert not fields & {term for family in families for term in catalog.terms(family)}
+        if not families:  # then the step itself must refuse what is none of its keys
+            with pytest.raises(BadRequest, match="no_such_key"):
+                step.parse({"no_such_key": 1}, "step")
+
+
+def test_a_part_is_held_out() -> None:
+    """A tenth of 25 is rounded to 2; of few records one is, unless nothing is to be; the choice is the seed's."""
+    learned, held = part_held_out(25, 0.1, seed=0)
+    assert len(held) == 2 and sorted(learned + held) == list(range(25))
+    assert learned == sorted(learned) and held == sorted(held)
+    assert part_held_out(25, 0.1, seed=0) == (learned, held) != part_held_out(25, 0.1, seed=1)
+    assert len(part_held_out(3, 0.1, seed=0)[1]) == 1
+    assert part_held_out(3, 0.0, seed=0) == ([0, 1, 2], [])
+    assert part_held_out(1, 0.1, seed=0) == ([0], [])

@@ -60,6 +60,18 @@ def _structure(network: nn.Module) -> list[tuple[Any, ...]]:
     return modules + [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in network.state_dict().items()]
 
 
+def _steps(layer: nn.Module, matrix: torch.Tensor) -> torch.Tensor:
+    """The distance between two neighbouring values of each weight: one a row, or one a group of a row."""
+    inputs = matrix.shape[1]
+    width = layer.grid.width(inputs) if hasattr(layer, "grid") else inputs
+    scale = layer.grid_parameters()[0] if hasattr(layer, "grid_parameters") else layer.scale.float()
+    return scale.view(len(matrix), -1).repeat_interleave(width, 1)[:, :inputs]
+
+
+def _weight_bytes(layer: nn.Module) -> int:
+    return sum(tensor.nbytes for name, tensor in layer.state_dict().items() if name != "bias")
+
+
 def test_settings_are_documented(quantizer: Quantizer) -> None:
     assert all(help_of(type(quantizer)).values())
     assert isinstance(quantizer.needs_calibration, bool)
@@ -73,18 +85,25 @@ def test_rounding_errs_by_half_a_step(quantizer: Quantizer, model: LanguageModel
     for name, matrix in before.items():
         layer = model.network.get_submodule(name)
         error = (layer.effective_weight() - matrix).abs()
-        assert (error <= layer.scale[:, None] / 2 * (1 + 1e-5)).all(), name
+        assert (error <= _steps(layer, matrix) / 2 * (1 + 1e-5)).all(), name
         assert error.max() > 0
 
 
 def test_outputs_and_memory(quantizer: Quantizer, model: LanguageModel) -> None:
     before, size = _logits(model.network), model.nbytes()
+    weights = {name: matrix_of(layer).numel() for name, layer in select(model.network, quantizer.targets).items()}
     _quantize(quantizer, model)
     after = _logits(model.network)
     assert after.shape == before.shape
     assert after.isfinite().all()
     assert not torch.equal(after, before)
+    if not quantizer.final:  # it only prepares training
+        return
     assert model.nbytes() < size
+    # Scales and the like take little beside the codes, even of 64 inputs.
+    for name, count in weights.items():
+        stored = _weight_bytes(model.network.get_submodule(name))
+        assert stored <= 1.15 * count * getattr(quantizer, "bits", 8) / 8, name
 
 
 def test_saved_and_loaded_is_equal(quantizer: Quantizer, model: LanguageModel, tmp_path: Path) -> None:
@@ -133,7 +152,10 @@ def test_only_the_targets_are_touched(quantizer: Quantizer, model: LanguageModel
     for name, module in model.network.named_modules():
         assert (type(module) is kinds[name]) == (name not in chosen)
     for name, tensor in model.network.state_dict().items():
-        if name.rpartition(".")[0] not in chosen:
+        module_name = name.rpartition(".")[0]
+        # A norm in front of a target may carry part of its scale.
+        in_front = quantizer.needs_calibration and "Norm" in type(model.network.get_submodule(module_name)).__name__
+        if module_name not in chosen and not in_front:
             assert torch.equal(tensor, before[name]), name
     assert model.network.get_output_embeddings().weight.dtype == torch.float32
 
@@ -191,7 +213,7 @@ def test_a_row_does_not_depend_on_its_neighbours(quantizer: Quantizer, model: La
         layer = model.network.get_submodule(name)
         x = torch.randn(9, layer.in_features, generator=generator)
         x[4] *= 1000
-        if not (kernels.available() or getattr(layer, "dynamic", False)):
+        if layer.weight.dtype.is_floating_point or not (kernels.available() or getattr(layer, "dynamic", False)):
             continue
         with torch.no_grad():
             together = layer(x)
@@ -225,5 +247,8 @@ def test_an_adapter_on_top_trains_and_cannot_be_merged(quantizer: Quantizer, mod
         assert torch.equal(_logits(network), base)
     now = {name.replace(".base.", "."): t for name, t in network.state_dict().items()}
     assert all(torch.equal(now[name], tensor) for name, tensor in frozen.items())
+    if not quantizer.final:  # weights that are still trained take the update
+        adapter.merge(network)
+        return
     with pytest.raises(BadRequest, match="is quantized; merging would round the update away"):
         adapter.merge(network)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from posttrain.quantize.linear import Int8Linear, matrix_of
+from posttrain.quantize.linear import Int8Linear, empty_int8, fill_int8, matrix_of
 
 
 def _layer(dynamic: bool) -> Int8Linear:
@@ -95,3 +95,50 @@ def test_matrix_of_both_kinds_of_layer() -> None:
     torch.testing.assert_close(x @ matrix_of(linear).T + linear.bias, linear(x))
     assert not matrix_of(linear).requires_grad
     assert matrix_of(linear.bfloat16()).dtype == torch.float32
+
+
+def test_a_symmetric_range_by_hand() -> None:
+    """Range ±12.7 at step 0.1: (2, 1) is (20, 10) in steps. 20·127·0.1·0.01 - 10·64·0.1·0.01 + 1 = 2.9; 1 - 1 = 0."""
+    layer = Int8Linear(2, 2, bias=True, dynamic=False, fixed_range=True)
+    layer.load_state_dict({**_layer(False).state_dict(), "input_scale": torch.tensor(0.0)})
+    layer.fix_range(-3.0, 12.7)
+    assert layer.input_scale == pytest.approx(0.1)
+    torch.testing.assert_close(layer(torch.tensor([2.0, 1.0])), torch.tensor([2.9, 0.0]))
+    torch.testing.assert_close(layer(torch.tensor([99.0, 0.0])), torch.tensor([12.7 * 1.27 + 1, -1.0]))
+
+
+def test_an_asymmetric_range_by_hand() -> None:
+    """Range 0 … 25.4: step 0.1, code 0 for 12.7, so zero is -127 and the shift -12.7.
+
+    The bias makes up for it: 1 + 12.7·(1.27 - 0.64) = 9.001 and -1 + 12.7·1 = 11.7.
+    """
+    layer = Int8Linear(2, 2, bias=True, dynamic=False, fixed_range=True, symmetric=False)
+    shift = {"input_scale": torch.tensor(0.0), "input_shift": torch.tensor(0.0)}
+    layer.load_state_dict({**_layer(False).state_dict(), **shift})
+    layer.fix_range(0.0, 25.4)
+    assert layer.input_shift == pytest.approx(-12.7)
+    torch.testing.assert_close(layer.bias, torch.tensor([9.001, 11.7]))
+    torch.testing.assert_close(layer.effective_bias(), torch.tensor([1.0, -1.0]))
+    torch.testing.assert_close(layer(torch.tensor([2.0, 1.0])), torch.tensor([2.9, 0.0]))
+    torch.testing.assert_close(layer(torch.zeros(2)), torch.tensor([1.0, -1.0]))  # zero is exact
+    assert layer(torch.zeros(1, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_fixed_range_errs_by_half_a_step(symmetric: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(96, 40, bias=False)
+    layer = fill_int8(empty_int8(linear, fixed_range=True, symmetric=symmetric), "linear", linear)
+    x = torch.rand(7, 96, generator=generator) * 6 - 1
+    layer.fix_range(float(x.min()), float(x.max()))
+    assert layer.input_scale == pytest.approx(float(x.max() if symmetric else (x.max() - x.min()) / 2) / 127)
+    error = (layer(x).double() - x.double() @ layer.effective_weight().double().T).abs()
+    bound = layer.input_scale / 2 * layer.effective_weight().abs().sum(1)
+    assert (error <= bound * (1 + 1e-4) + 1e-5).all()
+
+
+def test_the_shift_needs_a_bias_and_says_so_in_its_shape() -> None:
+    linear = nn.Linear(4, 3, bias=False)
+    assert empty_int8(linear, fixed_range=True).bias is None
+    assert empty_int8(linear, fixed_range=True, symmetric=False).bias is not None
+    assert "fixed_range=True, symmetric=False" in repr(empty_int8(linear, fixed_range=True, symmetric=False))

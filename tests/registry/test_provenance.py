@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import torch
 
 from posttrain.models.language_model import LanguageModel
-from posttrain.registry.provenance import FORMAT, lineage, new_card
+from posttrain.registry.provenance import FORMAT, knowledge_cutoff, lineage, new_card
 
 DATA = {"data": {"source": "train.jsonl", "hash": "0123456789abcdef"}}
 
@@ -111,3 +111,20 @@ def test_lineage_of_what_has_no_history():
         "edges": [],
     }
     assert lineage({})["nodes"][0]["label"] == "model"
+
+
+def test_the_knowledge_cutoff_is_the_card_s_or_what_the_template_says(tiny_llama):
+    assert knowledge_cutoff(tiny_llama) is None
+    for template, said in (
+        ("Cutting Knowledge Date: December 2023\nToday Date: {{ date }}", "December 2023"),
+        ("Knowledge cutoff: 2024-06\n", "2024-06"),
+        ("{{ knowledge }}", None),
+    ):
+        tiny_llama.tokenizer.chat_template = template
+        assert knowledge_cutoff(tiny_llama) == said
+    tiny_llama.tokenizer.chat_template = "Knowledge cutoff: 2024-06"
+    tiny_llama.card["knowledge_cutoff"] = "2025-01"
+    assert knowledge_cutoff(tiny_llama) == "2025-01"
+    card = new_card(tiny_llama, name="new", made_by={"train": {}}, inputs={}, seed=0, energy={"kwh": 1.0})
+    assert card["knowledge_cutoff"] == "2025-01"
+    assert card["history"][-1]["energy"] == {"kwh": 1.0}

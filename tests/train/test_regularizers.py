@@ -165,7 +165,7 @@ def test_it_takes_nothing_from_the_random_numbers_of_the_task(regularizer, tiny_
     adapter = Lora(rank=4, dropout=0.5)
     tiny = regularizer.model_copy(update={"weight": 1e-12})
     ours, theirs = (run(tiny_llama, each, adapter)[1].history for each in ([tiny], []))
-    steps = 1 if regularizer.reads() else 3
+    steps = 1 if regularizer.further_data() else 3
     assert [e["loss"] for e in ours[:steps]] == pytest.approx([e["loss"] for e in theirs[:steps]], abs=1e-6)
 
 
@@ -457,5 +457,5 @@ def test_replay_needs_a_language_model(tmp_path):
 
 def test_only_data_that_is_learned_counts_among_the_inputs(tmp_path):
     replay = Replay(data=general_file(tmp_path))
-    assert replay.reads().hash == dataset.read(general_file(tmp_path)).hash
-    assert KlToBase().reads() is None
+    assert replay.further_data().hash == dataset.read(general_file(tmp_path)).hash
+    assert KlToBase().further_data() is None

@@ -178,7 +178,7 @@ def test_bad_data(rows, sentence):
 def test_tags_that_training_lacks():
     model, _ = _prepared()
     held_out = dataset.read([ROWS[0], {"tokens": ["a"], "tags": ["B-PERS"]}])
-    with pytest.raises(BadRequest, match=r"rows:2: the tag 'B-PERS' isn't one of the model's\. Known: B-LOC"):
+    with pytest.raises(BadRequest, match=r"rows:2: the tag 'B-PERS' isn't one of the model's\. Did you mean 'B-PER'"):
         TokenClassification().encode(held_out, model, Encoding())
     TokenClassification().prepare(model, dataset.read(ROWS[:1]))  # fewer of the model's tags are no other ones
     with pytest.raises(BadRequest, match="but the data has"):

@@ -8,6 +8,8 @@ embedding it is an embedding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -39,6 +41,23 @@ class Full(InPlaceAdapter):
     def keeps_base(self) -> bool:
         """As the setting says."""
         return self.keep_base
+
+    @contextmanager
+    def disabled(self, network: PreTrainedModel) -> Iterator[None]:
+        """Compute with the values from before training inside the block.
+
+        Raises:
+            BadRequest: If they aren't kept.
+        """
+        if not self.keep_base:
+            raise BadRequest(
+                "The adapter `full` changes the base's own weights and keeps no copy of them, so there is no base to "
+                "compare with.",
+                "Set keep_base: true, as in adapt: {full: {keep_base: true}}, for a second copy of the weights in "
+                "memory; or take an adapter that leaves the base as it is, such as lora.",
+            )
+        with super().disabled(network):
+            yield
 
     def apply(self, network: PreTrainedModel, name: str = "default") -> None:
         """Free the parameters, but for frozen layers and, below them, the embeddings.

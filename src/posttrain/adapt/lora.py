@@ -63,10 +63,13 @@ class LoraLayer(AdapterLayer):
 
     def effective_weight(self) -> torch.Tensor:
         """The matrix that base and active adapter together amount to, differentiable."""
-        weight = effective_weight(self.base)
         if not isinstance(self.active, str) or not self.holds(self.active):
-            return weight
-        return weight + self.delta(self.active)
+            return effective_weight(self.base)
+        base: Any = self.base
+        if hasattr(base, "with_update"):
+            rounded: torch.Tensor = base.effective_weight(self.delta(self.active))
+            return rounded
+        return effective_weight(base) + self.delta(self.active)
 
     def add(self, name: str, rank: int, scaling: float, dropout: float) -> None:
         """Add an adapter: A Kaiming-uniform with a = sqrt(5) as in the authors' code, B zero."""
@@ -86,7 +89,10 @@ class LoraLayer(AdapterLayer):
         self.dropout[name] = dropout
 
     def adapted(self, x: torch.Tensor, output: torch.Tensor, name: str) -> torch.Tensor:
-        """W0 x + (alpha / r) B A x."""
+        """W0 x + (alpha / r) B A x; a base that rounds its weights adds the product to them first."""
+        if (with_update := getattr(self.base, "with_update", None)) is not None:
+            rounded: torch.Tensor = with_update(x, self.delta(name))
+            return rounded
         a, b, scaling = self.A[name], self.B[name], self.scaling[name]
         if isinstance(self.base, nn.Embedding):
             return output + scaling * functional.linear(functional.embedding(x, a.T), b)

@@ -14,17 +14,19 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from posttrain.align import heads
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.data.chat_template import tokenize
 from posttrain.data.packing import Packed, pack, passes
 from posttrain.data.record import Completion, Dialogue
+from posttrain.models import scalar_head
 from posttrain.models.forward import hidden_states
+from posttrain.models.scalar_head import REWARD_HEAD
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +34,18 @@ if TYPE_CHECKING:
 
     from posttrain.models.language_model import LanguageModel
 
-REWARD_HEAD = "reward_head"
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is said of n answers.
+
+    Attributes:
+        scores: One an answer.
+        disagreement: How far several judges are apart, in the unit of the scores; None where there is only one.
+    """
+
+    scores: list[float]
+    disagreement: float | None = None
 
 
 class Reward(ABC):
@@ -45,6 +58,10 @@ class Reward(ABC):
         Raises:
             Failure: If one isn't a finite number.
         """
+
+    def judge(self, prompts: Sequence[str | Dialogue], answers: Sequence[str]) -> Judgement:
+        """The scores, and what else there is to say of them; takes and raises what `score` does."""
+        return Judgement(self.score(prompts, answers))
 
 
 class FunctionReward(Reward):
@@ -81,7 +98,7 @@ class ModelReward(Reward):
 
     Args:
         model: With its head attached.
-        chat: Put prompt and answer through the chat template, as when it was trained.
+        chat: Put prompt and answer through the chat template; None does so for messages only.
         tokens_per_pass: Most tokens that go through the network at once.
     """
 
@@ -95,7 +112,7 @@ class ModelReward(Reward):
             for prompt, answer in zip(prompts, answers)
         ]
         items = list(tokenize(records, self.model.tokenizer, chat=self.chat))
-        head = heads.head_of(self.model.network, REWARD_HEAD)
+        head = scalar_head.head_of(self.model.network, REWARD_HEAD)
         scores: list[float] = []
         with torch.no_grad():
             for part in passes(items, self.tokens_per_pass):
@@ -143,7 +160,7 @@ def model_reward(
         model: As loaded.
         frozen: A network whose weights won't change, with which memory is shared where they are equal; call this
             before it gets its adapter.
-        chat: See `ModelReward`.
+        chat: See `ModelReward`; None does as when it was trained.
         tokens_per_pass: See `ModelReward`.
 
     Raises:
@@ -151,10 +168,10 @@ def model_reward(
     """
     if model.folder is None:
         raise BadRequest(f"{model.reference} is no reward model.", "Give the folder of one.")
-    heads.load(model.network, model.folder, REWARD_HEAD)
+    head = scalar_head.load(model.network, model.folder, REWARD_HEAD)
     if frozen is not None:
         _share_memory(model.network, frozen)
-    return ModelReward(model, chat, tokens_per_pass)
+    return ModelReward(model, head.chat if chat is None else chat, tokens_per_pass)
 
 
 def _share_memory(network: PreTrainedModel, other: PreTrainedModel) -> None:

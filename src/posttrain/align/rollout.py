@@ -22,7 +22,6 @@ import torch
 from pydantic import Field
 
 from posttrain.align.advantage import gae, whiten
-from posttrain.align.heads import head_of
 from posttrain.align.kl_penalty import KlPenalty
 from posttrain.align.objectives import Plan
 from posttrain.align.policy import score_tokens
@@ -36,6 +35,7 @@ from posttrain.data.packing import Packed, pack, passes
 from posttrain.data.record import Completion, Dialogue, Preference, Text, kind_of
 from posttrain.decode.generation import Generation, generate
 from posttrain.decode.search.sampling import Sampling
+from posttrain.models.scalar_head import head_of
 from posttrain.ops.divergence import estimate_kl
 from posttrain.train.objectives import Encoding
 from posttrain.train.part import Enough
@@ -191,7 +191,8 @@ class Rollouts:
     Attributes:
         history: One entry a rollout: rollout, episodes so far, mean reward and its deviation, kl (nats an answer),
             coefficient of the penalty, length in tokens and its correlation with the reward (a reward that is
-            hacked often pays for length), and the share of answers that ended by themselves.
+            hacked often pays for length), the share of answers that ended by themselves, and, where several rewards
+            judge, their disagreement (which grows where one of them is exploited).
     """
 
     def __init__(self, model: LanguageModel, prompts: Sequence[Prompt], settings: RolloutSettings, plan: Plan) -> None:
@@ -228,7 +229,8 @@ class Rollouts:
         prompts = [self._prompt(self.rollout * self.size + number) for number in range(self.size)]
         seed = self.plan.seed * 1_000_003 + self.rollout
         answers = sample_answers(self.model, prompts, self.plan.max_new_tokens, seed)
-        scores = self.reward.score([prompt.source for prompt in prompts], [answer.text for answer in answers])
+        verdict = self.reward.judge([prompt.source for prompt in prompts], [answer.text for answer in answers])
+        scores = verdict.scores
         items = [answered(prompt, answer.token_ids) for prompt, answer in zip(prompts, answers)]
         judged = self._judge(items)
         self.episodes = []
@@ -243,7 +245,7 @@ class Rollouts:
         self.rollout += 1
         self.position = 0
         divergences = [float((logprobs - reference).sum()) for logprobs, reference, _ in judged]
-        self._note(scores, divergences, answers)
+        self._note(scores, divergences, answers, verdict.disagreement)
         kl, budget = self.history[-1]["kl"], self.settings.kl.budget
         if budget is not None and kl > budget:
             raise Enough(f"its answers are {kl:.3g} nats from the reference, the budget is {budget:g}.")
@@ -294,7 +296,13 @@ class Rollouts:
         budget = self.plan.tokens_per_pass
         return [[pack(part).to(self.model.device) for part in passes(group, budget)] for group in self._groups(items)]
 
-    def _note(self, scores: list[float], divergences: list[float], answers: Sequence[Generation]) -> None:
+    def _note(
+        self,
+        scores: list[float],
+        divergences: list[float],
+        answers: Sequence[Generation],
+        disagreement: float | None = None,
+    ) -> None:
         kl, deviation = float(numpy.mean(divergences)), float(numpy.std(divergences))
         entry = {
             "rollout": self.rollout,
@@ -307,6 +315,8 @@ class Rollouts:
             "length_correlation": _correlation(scores, [len(answer.token_ids) for answer in answers]),
             "ended": float(numpy.mean([answer.finish_reason != "length" for answer in answers])),
         }
+        if disagreement is not None:
+            entry["disagreement"] = disagreement
         self.history.append(entry)
         # The mean of unbiased estimates may fall below zero by chance, but not by much more than its standard error.
         if kl < -1e-3 - 4 * deviation / math.sqrt(len(divergences)):

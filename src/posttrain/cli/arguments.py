@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from posttrain.core.errors import BadRequest
+from posttrain.core.errors import BadRequest, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,6 +21,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.name = name
+        self._subcommands: dict[str, Parser] = {}
         common = self.add_argument_group("options of every command")
         common.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
         common.add_argument("--quiet", "-q", action="store_true", help="show no progress and no notes")
@@ -38,15 +39,44 @@ class Parser(argparse.ArgumentParser):
         )
         group.add_argument("--seed", type=int, metavar="N", help="seed of every random choice")
 
+    def add_subcommand(self, name: str, description: str) -> Parser:
+        """A parser of its own for what follows a first word; the parsed options say which word in `subcommand`.
+
+        Args:
+            name: The word.
+            description: What it does, a sentence.
+        """
+        found = self._subcommands[name] = Parser(f"{self.name} {name}", description)
+        width = max(map(len, self._subcommands)) + 2
+        lines = [f"  {each:<{width}}{parser.description}" for each, parser in self._subcommands.items()]
+        told = f"posttrain {self.name} WHAT --help explains each."
+        self.epilog = "\n".join(["what:", *lines, "", told])
+        self.usage = f"posttrain {self.name} {{{','.join(self._subcommands)}}} [...]"
+        return found
+
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse the words after the command's name.
 
         Raises:
             BadRequest: If they don't fit.
         """
+        if self._subcommands and not {"-h", "--help"} & set(words[:1]):
+            return self._parse_subcommand(words)
         options, unknown = self.parse_known_intermixed_args(list(words))
         if unknown:
             self._refuse(unknown[0])
+        return options
+
+    def _parse_subcommand(self, words: Sequence[str]) -> argparse.Namespace:
+        name = words[0] if words else ""
+        if name not in self._subcommands:
+            known = f"Known: {', '.join(self._subcommands)}."
+            if not name or name.startswith("-"):
+                raise BadRequest(f"'posttrain {self.name}' needs a word that says what to do.", known)
+            near = did_you_mean(name, self._subcommands)
+            raise BadRequest(f"There is no 'posttrain {self.name} {name}'.", near or known)
+        options = self._subcommands[name].parse(words[1:])
+        options.subcommand = name
         return options
 
     def _refuse(self, word: str) -> NoReturn:

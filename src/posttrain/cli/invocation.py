@@ -50,13 +50,17 @@ def invoke(words: Sequence[str]) -> None:
     if options.json:
         from posttrain.core.files import jsonable
 
-        print(json.dumps(jsonable(result)))  # ASCII, whatever the terminal's encoding
+        for each in result if isinstance(result, list) else [result]:
+            print(json.dumps(jsonable(each)))  # ASCII, whatever the terminal's encoding
     elif command.show is not None:
         command.show(result)
     else:
         from posttrain.cli.presentation import present
 
-        present(result)
+        for each in result if isinstance(result, list) else [result]:
+            present(each)
+    if command.check is not None:
+        command.check(request, result)
 
 
 def _overview() -> str:

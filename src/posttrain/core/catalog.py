@@ -29,18 +29,23 @@ FAMILIES = {
     "objective": ("posttrain.train.objectives", "Objective"),
     "align": ("posttrain.align.objectives", "Alignment"),
     "quantize": ("posttrain.quantize.methods", "Quantizer"),
+    "observer": ("posttrain.quantize.observers", "Observer"),
     "process": ("posttrain.decode.processors", "LogitsProcessor"),
     "search": ("posttrain.decode.search", "Search"),
+    "reranker": ("posttrain.decode.rerankers", "Reranker"),
     "measure": ("posttrain.measure", "Metric"),
     "losses": ("posttrain.distill.losses", "DistillationLoss"),
     "teachers": ("posttrain.distill.teachers", "Teacher"),
     "schedule": ("posttrain.train.schedules", "Schedule"),
     "regularizer": ("posttrain.train.regularizers", "Regularizer"),
+    "export": ("posttrain.models.exports", "Export"),
+    "guard": ("posttrain.guard", "Guard"),
+    "task_type": ("posttrain.bench.task_types", "TaskType"),
     "step": ("posttrain.pipeline.steps", "Step"),
 }
 
 # Families of which several methods may stand together in one block (a field made by `blocks`).
-SEVERAL = frozenset({"process", "measure", "losses", "regularizer"})
+SEVERAL = frozenset({"process", "measure", "losses", "regularizer", "guard"})
 
 
 def family_package(family: str) -> str:
@@ -194,6 +199,26 @@ def build(family: str, block: Any, where: str = "") -> Any:
     return cls.parse(values, f"{where}.{term}")
 
 
+def build_all(family: str, value: Any, where: str = "") -> list[Any]:
+    """Make several methods from a list of recipe blocks, or from one mapping of terms to settings, in written order.
+
+    Args:
+        family: For example ``process``.
+        value: What a recipe holds; None for no method.
+        where: See `build`.
+
+    Raises:
+        BadRequest: See `build`.
+    """
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        value = [{term: settings} for term, settings in value.items()]
+    if not isinstance(value, (list, tuple)):
+        value = [value]
+    return [build(family, item, where) for item in value]
+
+
 def dump(method: Any) -> dict[str, Any]:
     """The recipe block that `build` would turn into this method again."""
     return {term_of(method): method.model_dump(mode="json", by_alias=True)}
@@ -224,13 +249,7 @@ def blocks(family: str) -> Any:
     """Type of a settings field that holds a list of methods, written as a list or as one mapping, in written order."""
 
     def parse(value: Any, info: ValidationInfo) -> list[Any]:
-        if value is None:
-            return []
-        if isinstance(value, dict):
-            value = [{term: settings} for term, settings in value.items()]
-        if not isinstance(value, (list, tuple)):
-            value = [value]
-        return [build(family, item, place_of(info)) for item in value]
+        return build_all(family, value, place_of(info))
 
     return Annotated[
         list[Any],

@@ -48,9 +48,18 @@ class Interrupted(PosttrainError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence that suggests the nearest known names, or lists them when none is near."""
     choices = sorted(known)
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), choices, n=3, cutoff=0.6)
-    if near:
-        return f"Did you mean {' or '.join(repr(n) for n in near)}?"
+    written: dict[str, list[str]] = {}
+    for choice in choices:
+        written.setdefault(_folded(choice), []).append(choice)
+    near = difflib.get_close_matches(_folded(name), written, n=3, cutoff=0.6)
+    found = [choice for form in near for choice in written[form]][:3]
+    if found:
+        return f"Did you mean {' or '.join(map(repr, found))}?"
     if choices:
         return f"Known: {', '.join(choices)}."
     return ""
+
+
+def _folded(name: str) -> str:
+    """A name without what people mix up: capitals, dashes and underscores."""
+    return name.lower().replace("-", "_")

@@ -100,6 +100,12 @@ class Recipe(Settings):
     dtype: str = "float32"
     """Precision the model is loaded in: float32, bfloat16, float16."""
 
+    region: str | float | None = None
+    """Whose electricity the machine uses, for its CO₂: a country (FRA, France) or grams a kWh; the world's average."""
+
+    knowledge_cutoff: str | None = None
+    """When the model's training texts end, as in 2024-06; where not given, what the model says of itself."""
+
     steps: list[dict[str, Any]]
     """The steps in order, each one key (the verb) with its settings."""
 

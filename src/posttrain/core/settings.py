@@ -10,7 +10,7 @@ import hashlib
 import json
 import reprlib
 from types import NoneType, UnionType
-from typing import Any, Self, Union, get_args, get_origin
+from typing import Any, ClassVar, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 from pydantic.fields import FieldInfo
@@ -30,6 +30,9 @@ class Settings(BaseModel):
         # `model` is the field's standard term here; pydantic's own prefix would forbid it.
         protected_namespaces=(),
     )
+
+    # Fields that take data; in a recipe the name of an earlier step that left records stands for its file.
+    reads: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def parse(cls, values: Any, where: str = "", implied: str | None = None) -> Self:

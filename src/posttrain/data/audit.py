@@ -7,7 +7,7 @@ repeated ones, and shows samples with the learned tokens marked. Out of scope: j
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,7 @@ def audit(
     train_on: TrainOn = "completion",
     chat: bool | None = None,
     samples: int = 1,
+    encoded: Sequence[Encoded] | None = None,
 ) -> Audit:
     """Audit a data set as `posttrain.data.chat_template.encode_all` would encode it.
 
@@ -102,12 +103,13 @@ def audit(
         train_on: Learn the completion, or every token.
         chat: Render through the chat template; None does so for messages only.
         samples: How many rows to show token by token.
+        encoded: One sequence a row, from an objective that makes its own; None for what a language model would read.
 
     Raises:
         BadRequest: If the chat template is missing or fails on a row.
     """
     learned = not isinstance(dataset[0], (Labelled, Tagged, QuestionAnswer, Pair))
-    rows = list(_rows(dataset, tokenizer, train_on, chat))
+    rows = list(_rows(dataset, tokenizer, train_on, chat)) if encoded is None else [[each] for each in encoded]
     lengths = [max(map(len, sides)) for sides in rows]
     long = [sides[0].origin for sides, length in zip(rows, lengths) if max_length is not None and length > max_length]
     no_loss = [s[0].origin for s in rows if learned and not any(any(side.loss_mask[:max_length]) for side in s)]

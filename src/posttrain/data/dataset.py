@@ -86,11 +86,39 @@ def read(
         BadRequest: If there is no such set, it is empty, or a line of it can't be used; names file and line.
         Failure: If the hub can't be reached.
     """
+    return _read(reference, kind, columns or {}, split, limit, lines, None)
+
+
+def read_with_rows(
+    reference: str | Path | list[dict[str, Any]],
+    *,
+    kind: str | None = None,
+    columns: dict[str, str] | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    lines: bool = False,
+) -> tuple[Dataset, list[dict[str, Any]]]:
+    """The same as `read`, with the row that each record was made of, its columns renamed as `columns` says.
+
+    For whoever writes a set again and keeps what the records don't hold.
+    """
+    kept: list[dict[str, Any]] = []
+    return _read(reference, kind, columns or {}, split, limit, lines, kept), kept
+
+
+def _read(
+    reference: str | Path | list[dict[str, Any]],
+    kind: str | None,
+    columns: dict[str, str],
+    split: str | None,
+    limit: int | None,
+    lines: bool,
+    kept: list[dict[str, Any]] | None,
+) -> Dataset:
     if kind is not None and kind not in kinds():
         raise BadRequest(f"There is no kind of record '{kind}'.", did_you_mean(kind, kinds()))
     if limit is not None and limit < 1:
         raise BadRequest(f"limit must be at least 1, not {limit}.")
-    columns = columns or {}
     source, rows, typed = _open(reference, kind, split, lines)
     expanded = (pair for origin, row in rows for pair in expand(origin, row))
     records: list[Record] = []
@@ -99,6 +127,8 @@ def read(
         row = rename(row, columns, origin) if columns else row
         shape = shape or sniff(origin, row, kind)
         records.append(build(shape, origin, row))
+        if kept is not None:
+            kept.append(row)
     if not records:
         raise BadRequest(f"{source} has no records.", "Check that it is the right file and that writing it ended.")
     found = kind_of(records[0])
@@ -165,11 +195,34 @@ def _file(path: Path, split: str | None) -> Path:
 
 
 def _hub(name: str, split: str) -> Iterator[Row]:
+    loaded = _hub_set(name, split)
+    features = loaded.features.to_dict()
+    for number, row in enumerate(loaded, start=1):
+        origin = f"hub:{name}/{split}:{number}"
+        yield origin, with_class_names(row, features, origin)
+
+
+def hub_rows(name: str, split: str) -> Iterator[Row]:
+    """The rows of a set on the hub as they are, classes as numbers.
+
+    Args:
+        name: ``owner/name`` or ``owner/name:config``.
+        split: Which split.
+
+    Raises:
+        BadRequest: If there is no such set.
+        Failure: If the hub can't be reached.
+    """
+    for number, row in enumerate(_hub_set(name, split), start=1):
+        yield f"hub:{name}/{split}:{number}", dict(row)
+
+
+def _hub_set(name: str, split: str) -> Any:
     repository, _, config = name.partition(":")
     import datasets
 
     try:
-        loaded = datasets.load_dataset(repository, config or None, split=split)
+        return datasets.load_dataset(repository, config or None, split=split)
     except ConnectionError as error:
         raise Failure(
             f"hub:{name} is not in the local cache and the hub can't be reached: {error}.",
@@ -179,10 +232,6 @@ def _hub(name: str, split: str) -> Iterator[Row]:
         raise BadRequest(
             f"hub:{name} can't be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
-    features = loaded.features.to_dict()
-    for number, row in enumerate(loaded, start=1):
-        origin = f"hub:{name}/{split}:{number}"
-        yield origin, with_class_names(row, features, origin)
 
 
 def _numbers(records: list[Record]) -> list[Record]:

@@ -20,9 +20,16 @@ Dialogue: TypeAlias = list[Message]
 
 @dataclass(frozen=True)
 class Text:
-    """Running text: every token is learned."""
+    """Running text: every token is learned.
+
+    Attributes:
+        text: The text.
+        spans: Parts of it that are of interest, as the indices of each one's first character and of the one behind its
+            last; None if nobody marked any.
+    """
 
     text: str
+    spans: list[tuple[int, int]] | None = field(default=None, kw_only=True)
     origin: str = field(default="", compare=False)
 
 

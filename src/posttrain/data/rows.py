@@ -54,7 +54,9 @@ def file_format(path: Path, kind: str | None) -> str:
     )
 
 
-def rows_of(path: Path, form: str, *, split: str | None = None, lines: bool = False) -> Iterator[Row]:
+def rows_of(
+    path: Path, form: str, *, split: str | None = None, lines: bool = False, header: list[str] | None = None
+) -> Iterator[Row]:
     """All rows of a file.
 
     Args:
@@ -62,6 +64,7 @@ def rows_of(path: Path, form: str, *, split: str | None = None, lines: bool = Fa
         form: One of `FORMATS`.
         split: The key that holds the rows, in a JSON object with several.
         lines: Of plain text, give one row per non-blank line instead of one for the whole file.
+        header: Names of the columns of a CSV or TSV file whose first line doesn't hold them.
 
     Yields:
         The origin and the row.
@@ -78,10 +81,19 @@ def rows_of(path: Path, form: str, *, split: str | None = None, lines: bool = Fa
     if form == ".json":
         return _json(path, text, split)
     if form in (".csv", ".tsv"):
-        return _separated(path, text, form)
+        return _separated(path, text, form, header)
     if form == ".conll":
         return _conll(path, text)
     return _plain(path, text, lines)
+
+
+def text_of(path: Path) -> str:
+    """A file's text, decompressed where its name says so and without a byte order mark.
+
+    Raises:
+        BadRequest: If it can't be read, is damaged, or isn't UTF-8; names the line.
+    """
+    return _decode(path, _bytes(path))
 
 
 def _bytes(path: Path) -> bytes:
@@ -220,7 +232,7 @@ def _skip_space(text: str, position: int) -> int:
     return position
 
 
-def _separated(path: Path, text: str, form: str) -> Iterator[Row]:
+def _separated(path: Path, text: str, form: str, header: list[str] | None) -> Iterator[Row]:
     stream = io.StringIO(text, newline="")
     if form == ".tsv":
         reader = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -228,7 +240,6 @@ def _separated(path: Path, text: str, form: str) -> Iterator[Row]:
         reader = csv.reader(stream, strict=True)
     limit = csv.field_size_limit(2**31 - 1)  # articles exceed the module's 128 KiB
     line = 1
-    header: list[str] | None = None
     try:
         for fields in reader:
             origin = f"{path}:{line}"

@@ -208,6 +208,18 @@ def _pair(cells: Cells) -> Pair:
     return Pair(cells.text("source"), cells.text("target"), cells.origin)
 
 
+def _text(cells: Cells) -> Text:
+    """A text with its spans; a column of this name that holds anything but pairs of places is another one."""
+    text, found = cells.text("text"), cells.value("spans")
+    pairs = isinstance(found, list) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(place) is int for place in pair)
+        for pair in found
+    )
+    if not pairs:
+        return Text(text, cells.origin)
+    return Text(text, cells.origin, spans=[(start, end) for start, end in found])
+
+
 def _translation(cells: Cells) -> Pair:
     texts = cells.value("translation")
     if not isinstance(texts, dict) or len(texts) != 2:
@@ -262,7 +274,7 @@ SHAPES: list[Shape] = [
         {"source": ("document", "article", "dialogue", "text"), "target": ("summary", "highlights")},
         _pair,
     ),
-    Shape("text", {"text": ("text", "content", "prompt")}, lambda cells: Text(cells.text("text"), cells.origin)),
+    Shape("text", {"text": ("text", "content", "prompt")}, _text, {"spans": ("spans",)}),
 ]
 
 COLUMNS = sorted({name for shape in SHAPES for names in [*shape.needs.values(), *shape.may.values()] for name in names})

@@ -30,14 +30,17 @@ class Output(NamedTuple):
     Attributes:
         logits: [B, V] float32 (of a step with T tokens a row, [B, T, V]).
         hidden: [B, H] ([B, T, H]), the last hidden states, in the network's dtype.
+        prompt_hidden: After a prefill that was asked for them, those of every token of each prompt, [n, H] each.
     """
 
     logits: torch.Tensor
     hidden: torch.Tensor
+    prompt_hidden: tuple[torch.Tensor, ...] | None = None
 
     def select(self, rows: list[int]) -> Output:
         """The output with row i taken from row ``rows[i]``."""
-        return Output(self.logits[rows], self.hidden[rows])
+        whole = self.prompt_hidden
+        return Output(self.logits[rows], self.hidden[rows], whole and tuple(whole[row] for row in rows))
 
 
 class Engine:
@@ -77,37 +80,44 @@ class Engine:
             for module in training:
                 module.training = True
 
-    def prefill(self, prompts: Sequence[Sequence[int]], state: State | None = None) -> tuple[State, Output]:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], state: State | None = None, prompt_hidden: bool = False
+    ) -> tuple[State, Output]:
         """Run new prompts.
 
         Args:
             prompts: Token ids, at least one a prompt.
             state: Rows already in work, to which the new ones are appended (only if `joins`); None to start.
+            prompt_hidden: Also keep the hidden states of all of the prompts' tokens.
 
         Returns:
             The state, and the output at the last token of each new prompt.
         """
         start = time.perf_counter()
         if state is None:
-            state, hidden = self._start(prompts)
+            state, hidden = self._start(prompts, prompt_hidden)
         else:
-            hidden = state.prefill(prompts)
-        output = self._output(hidden)
+            hidden = state.prefill(prompts, prompt_hidden)
+        if prompt_hidden:
+            whole = hidden.split([len(prompt) for prompt in prompts])
+            output = self._output(torch.stack([states[-1] for states in whole]))._replace(prompt_hidden=whole)
+        else:
+            output = self._output(hidden)
         if output.logits.is_cuda:
             torch.cuda.synchronize(output.logits.device)
         self.prefill_seconds += time.perf_counter() - start
         return state, output
 
-    def _start(self, prompts: Sequence[Sequence[int]]) -> tuple[State, torch.Tensor]:
+    def _start(self, prompts: Sequence[Sequence[int]], every: bool) -> tuple[State, torch.Tensor]:
         state: State
         if self._packed:
             state = PackedState(self.network)
             try:
-                return state, state.prefill(prompts)
+                return state, state.prefill(prompts, every)
             except UnsupportedAttention:
                 self._packed = False
         state = PaddedState(self.network)
-        return state, state.prefill(prompts)
+        return state, state.prefill(prompts, every)
 
     def step(self, state: State, tokens: torch.Tensor | Sequence[int]) -> Output:
         """Add tokens to every row.

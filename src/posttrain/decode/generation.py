@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain.core.errors import BadRequest
 from posttrain.core.events import task
@@ -13,13 +13,10 @@ from posttrain.decode.engine import Engine
 from posttrain.decode.job import Job
 from posttrain.decode.processors import LogitsProcessor
 from posttrain.decode.search import Search
-from posttrain.decode.sequence import Ending, FinishReason, Generated
+from posttrain.decode.sequence import Ending, FinishReason, Generated, Prompt
 
 if TYPE_CHECKING:
     from posttrain.models.language_model import LanguageModel
-
-# A text, a list of messages ({"role": …, "content": …}), or token ids.
-Prompt = str | list[dict[str, Any]] | list[int]
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,8 @@ class Generation:
         logprob: Sum of `logprobs`.
         logprobs: Natural log-probability of each new token under the model's own distribution, before any processor.
         finish_reason: ``eos`` (end-of-text token), ``stop`` (stop string) or ``length`` (max_new_tokens).
+        sample: Which of its prompt's continuations it is; 0 is the best one where the search ranks them.
+        score: What the search ranked it by, higher is better; None if it doesn't rank.
     """
 
     prompt: Prompt
@@ -41,6 +40,8 @@ class Generation:
     logprob: float
     logprobs: list[float]
     finish_reason: FinishReason
+    sample: int = 0
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def generate(
         max_new_tokens: Most tokens for each continuation.
         stop: Strings that end a continuation; they aren't part of its text.
         seed: Of the random draws; each continuation has its own generator derived from it.
-        batch_size: Most sequences in work at a time; it doesn't change the outcome.
+        batch_size: Most sequences in work at a time, which have several rows each in some searches; it doesn't change
+            the outcome.
         chat: Take each text as one message of a user.
         ignore_eos: Go on after the end-of-text token.
         on_text: Called with a continuation's index and its new text, as soon as the text is certain.
@@ -105,7 +107,8 @@ def generate(
         raise BadRequest("The prompts must be a list, not one text.", "Put the text into a list.")
     if max_new_tokens < 1 or batch_size < 1:
         raise BadRequest("max_new_tokens and batch_size must be at least 1.")
-    tokens = [_tokens(model, prompt, number, chat) for number, prompt in enumerate(prompts, 1)]
+    asked = [[{"role": "user", "content": p}] if chat and isinstance(p, str) else p for p in prompts]
+    tokens = [prompt_tokens(model, prompt, number) for number, prompt in enumerate(asked, 1)]
     _check_lengths(model, tokens, max_new_tokens)
     engine = Engine(model)
     with task("Generate", total=len(tokens) * max_new_tokens, unit="tokens") as progress, engine.running():
@@ -118,6 +121,7 @@ def generate(
             seed=seed,
             task=progress,
             listener=on_text,
+            given=asked,
         )
         start = time.perf_counter()
         sequences = sorted(search.run(job), key=lambda s: (s.prompt_index, s.sample))
@@ -139,14 +143,14 @@ def _generation(prompt: Prompt, sequence: Generated) -> Generation:
         logprob=sum(sequence.logprobs),
         logprobs=sequence.logprobs,
         finish_reason=sequence.finish_reason,
+        sample=sequence.sample,
+        score=sequence.score,
     )
 
 
-def _tokens(model: LanguageModel, prompt: Prompt, number: int, chat: bool) -> list[int]:
+def prompt_tokens(model: LanguageModel, prompt: Prompt, number: int = 1) -> list[int]:
     """Token ids of a prompt; `number` counts from 1, for messages."""
     tokenizer = model.tokenizer
-    if chat and isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, str):
         ids = list(tokenizer(prompt)["input_ids"])
     elif prompt and isinstance(prompt[0], dict):

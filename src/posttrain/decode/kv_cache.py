@@ -2,7 +2,8 @@
 
 Each layer holds keys and values in ``[rows, heads, capacity, head_dim]``; row i uses its first ``lengths[i]`` places.
 New tokens are written in place. Both dimensions grow geometrically, so a cache of n tokens costs O(n) copies in all.
-Rows are dropped, repeated and reordered by `select`, which moves only the rows whose place changes.
+Rows are dropped, repeated and reordered by `select`, which copies only what a row doesn't hold already: of rows that
+parted a few tokens ago, as those of one prompt's hypotheses do, these few tokens.
 
 It stands in for transformers' `Cache`: the network calls `update` in every layer. What a pass does (prefill packed
 prompts, or add tokens to every row) is announced before it with `begin_prefill` or `begin_step`.
@@ -12,7 +13,9 @@ Left out: windows that forget (a sliding-window layer keeps all keys and masks t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -78,11 +81,15 @@ class KeyValueCache(Cache):
         self._capacity = 0
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._pass: CachePass | None = None
+        # For each token of each row the number of its first writing. Rows that agree at a place agree in all before it.
+        self._origins: list[list[int]] = []
+        self._writings = count()
 
     def begin_prefill(self, lengths: list[int], device: torch.device) -> CachePass:
         """Add one row for each of the packed prompts that the next pass will carry."""
         first = len(self.lengths)
         self.lengths = self.lengths + lengths
+        self._origins += [[next(self._writings) for _ in range(n)] for n in lengths]
         self._reserve(len(self.lengths), max(lengths), slack=_FIRST_CAPACITY)
         positions = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
         self._pass = CachePass(lengths, first, positions, max(lengths), ragged=len(lengths) > 1)
@@ -92,6 +99,8 @@ class KeyValueCache(Cache):
         """Add `tokens` tokens to every row with the next pass."""
         before = self.lengths
         self.lengths = [n + tokens for n in before]
+        for origins in self._origins:
+            origins += [next(self._writings) for _ in range(tokens)]
         width = max(self.lengths)
         self._reserve(len(before), width, slack=0)
         positions = torch.tensor(before, device=device)[:, None]
@@ -136,21 +145,41 @@ class KeyValueCache(Cache):
 
     def select(self, rows: list[int]) -> None:
         """Make row i what row ``rows[i]`` was; rows may repeat, and rows that aren't named are dropped."""
-        moves = [(new, old) for new, old in enumerate(rows) if new != old]
+        before = self._origins
         self.lengths = [self.lengths[old] for old in rows]
+        self._origins = [before[old] if new == old else list(before[old]) for new, old in enumerate(rows)]
         self._reserve(len(rows), max(self.lengths, default=0), slack=0)
-        if not moves:
-            return
-        width = max(self.lengths[new] for new, _ in moves)
+        moves = [
+            (new, old, _shared(before[new], before[old]) if new < len(before) else 0)
+            for new, old in enumerate(rows)
+            if new != old
+        ]
+        if moves := [(new, old, first) for new, old, first in moves if first < len(before[old])]:
+            self._copy(moves)
+
+    def _copy(self, moves: list[tuple[int, int, int]]) -> None:
+        """Give rows the tokens of other rows, all at once: (the row, the other one, the first token to copy) each."""
+        new, old, first = torch.tensor(moves).T
+        counts = torch.tensor([self.lengths[row] for row, *_ in moves]) - first
+        skipped = first - (counts.cumsum(0) - counts)  # a token's place in its row, less its place among those copied
+        places = torch.arange(int(counts.sum())) + skipped.repeat_interleave(counts)
+        slots: dict[int, list[torch.Tensor]] = {}
         for pair in self._layers.values():
             for block in pair:
-                new, old = torch.tensor(moves, device=block.device).T
-                used = block[:, :, :width]
-                used.index_copy_(0, new, used.index_select(0, old))
+                heads = block.shape[1]
+                if heads not in slots:
+                    each = torch.arange(heads)[:, None]
+                    lines = (rows.repeat_interleave(counts) * heads + each for rows in (new, old))  # [heads, tokens]
+                    slots[heads] = [(line * self._capacity + places).view(-1).to(block.device) for line in lines]
+                to, source = slots[heads]
+                flat = block.view(-1, block.shape[3])
+                flat.index_copy_(0, to, flat.index_select(0, source))
 
     def truncate(self, lengths: list[int]) -> None:
         """Forget the last tokens of each row; later tokens overwrite them."""
         self.lengths = [min(new, old) for new, old in zip(lengths, self.lengths, strict=True)]
+        for origins, length in zip(self._origins, self.lengths):
+            del origins[length:]
 
     def nbytes(self) -> int:
         """Bytes allocated."""
@@ -188,3 +217,8 @@ class KeyValueCache(Cache):
 
     def __len__(self) -> int:
         return len(self._layers)
+
+
+def _shared(one: list[int], other: list[int]) -> int:
+    """How many tokens two rows have in common from the beginning, by their origins."""
+    return bisect_left(range(min(len(one), len(other))), True, key=lambda place: one[place] != other[place])

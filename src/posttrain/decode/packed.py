@@ -9,7 +9,7 @@ with `UnsupportedAttention`; the engine then takes `padded`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +52,9 @@ def _cached_attention(
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one pass; the signature is transformers' attention interface. Returns [B, T, heads, head_dim]."""
-    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    additions = [name for name in _ADDITIONS.intersection(others) if others[name] is not None]
-    if cache_pass is None or additions or not causal:
-        raise UnsupportedAttention(", ".join(additions) or type(module).__name__)
-    if sliding_window is None and _is_sliding(module):
-        raise UnsupportedAttention("sliding window")
+    if cache_pass is None:
+        raise UnsupportedAttention(type(module).__name__)
+    refuse_additions(module, is_causal, sliding_window, others)
     if cache_pass.segments is not None:
         return _prefill_attention(query, key, value, scaling, sliding_window, cache_pass.segments), None
     batch, heads, tokens, _ = query.shape
@@ -70,6 +67,28 @@ def _cached_attention(
             mask = mask.repeat(1, 1, groups, 1)
     output = functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
     return output.reshape(batch, heads, tokens, -1).transpose(1, 2), None
+
+
+def refuse_additions(
+    module: nn.Module, is_causal: bool | None, sliding_window: int | None, others: Mapping[str, Any]
+) -> None:
+    """Check what an attention layer asks for beside its queries, keys, values and scale.
+
+    Args:
+        module: The layer.
+        is_causal: As the attention interface gives it.
+        sliding_window: The same.
+        others: All further arguments of the attention interface.
+
+    Raises:
+        UnsupportedAttention: If keys, values, a causal mask and a window aren't enough to compute it.
+    """
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    additions = [name for name in _ADDITIONS.intersection(others) if others[name] is not None]
+    if additions or not causal:
+        raise UnsupportedAttention(", ".join(additions) or type(module).__name__)
+    if sliding_window is None and _is_sliding(module):
+        raise UnsupportedAttention("sliding window")
 
 
 def _prefill_attention(
@@ -155,22 +174,22 @@ class PackedState(State):
         """Number of tokens remembered for each row."""
         return self.cache.lengths
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], every: bool = False) -> torch.Tensor:
         hidden: list[torch.Tensor] = []
         group: list[Sequence[int]] = []
         for prompt in prompts:
             if group and sum(map(len, group)) + len(prompt) > _PREFILL_TOKENS:
-                hidden.append(self._prefill(group))
+                hidden.append(self._prefill(group, every))
                 group = []
             group.append(prompt)
-        hidden.append(self._prefill(group))
+        hidden.append(self._prefill(group, every))
         return torch.cat(hidden)
 
-    def _prefill(self, prompts: list[Sequence[int]]) -> torch.Tensor:
+    def _prefill(self, prompts: list[Sequence[int]], every: bool) -> torch.Tensor:
         lengths = [len(prompt) for prompt in prompts]
         tokens = torch.tensor([token for prompt in prompts for token in prompt], device=self._device)
         output = self._run(tokens[None], self.cache.begin_prefill(lengths, self._device))  # [1, total, H]
-        return output[0, torch.tensor(lengths, device=self._device).cumsum(0) - 1]
+        return output[0] if every else output[0, torch.tensor(lengths, device=self._device).cumsum(0) - 1]
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         return self._run(tokens, self.cache.begin_step(tokens.shape[1], self._device))

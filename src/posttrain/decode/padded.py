@@ -48,14 +48,15 @@ class PaddedState(State):
         """Number of tokens remembered for each row."""
         return self._mask.sum(1).tolist()
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], every: bool = False) -> torch.Tensor:
         if self.rows:
             raise RuntimeError("a padded batch can't take more rows")
         width = max(map(len, prompts))
         # Padding is masked, so any id the embedding knows will do.
         tokens = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self._device)
         self._mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
-        return self._run(tokens)[:, -1]
+        hidden = self._run(tokens)
+        return hidden[self._mask.bool()] if every else hidden[:, -1]
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         self._mask = torch.cat([self._mask, torch.ones_like(tokens)], 1)
@@ -72,6 +73,8 @@ class PaddedState(State):
         return output.last_hidden_state
 
     def select(self, rows: list[int]) -> None:
+        if rows == list(range(self.rows)):
+            return
         index = torch.tensor(rows, dtype=torch.long, device=self._device)
         self._mask = self._mask[index]
         self._cache.reorder_cache(index)  # type: ignore[arg-type]

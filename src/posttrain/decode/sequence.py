@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.decode.text_stream import TextStream, decode
 
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FinishReason = Literal["stop", "eos", "length"]
+
+# A text, or a list of messages ({"role": …, "content": …}).
+Question = str | list[dict[str, Any]]
+# A question, or token ids.
+Prompt = Question | list[int]
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Generated:
         tokens: New token ids so far.
         logprobs: Log-probability of each new token under the model's own distribution.
         finish_reason: Why it ended; None while it goes on.
+        score: What its search ranked it by, higher is better; None if it doesn't rank.
     """
 
     prompt_index: int
@@ -60,6 +66,12 @@ class Generated:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    score: float | None = None
+
+    @property
+    def length(self) -> int:
+        """How many new tokens it has."""
+        return len(self.tokens)
 
     @cached_property
     def random(self) -> random.Random:
@@ -85,6 +97,13 @@ class Generated:
             self.finish_reason = "length"
         if self.finish_reason and self._stream is not None:
             self._stream.finish()
+
+    def fork(self) -> Generated:
+        """A copy that goes on by itself, and to which nobody listens."""
+        copied = replace(self, tokens=list(self.tokens), logprobs=list(self.logprobs), listener=None)
+        if self.ending.stop and self._stream is not None:
+            copied._stream = self._stream.fork()
+        return copied
 
     @property
     def text(self) -> str:

@@ -25,8 +25,17 @@ class State(ABC):
         return len(self.lengths)
 
     @abstractmethod
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Run new prompts, one new row each; returns the hidden state of the last token of each, [n, H]."""
+    def prefill(self, prompts: Sequence[Sequence[int]], every: bool = False) -> torch.Tensor:
+        """Run new prompts, one new row each.
+
+        Args:
+            prompts: Token ids.
+            every: Return the hidden states of all tokens.
+
+        Returns:
+            The hidden state of the last token of each prompt, [n, H]; with `every` those of all tokens, the prompts end
+            to end, [total, H].
+        """
 
     @abstractmethod
     def step(self, tokens: torch.Tensor) -> torch.Tensor:

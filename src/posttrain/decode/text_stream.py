@@ -8,6 +8,7 @@ window of recent tokens is decoded again for each token, since what stands befor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ class TextStream:
         self._settled = ""  # complete characters so far
         self._tail = ""  # text of the tokens after them
         self._released = 0  # characters the listener has got
+
+    def fork(self) -> TextStream:
+        """A copy that goes on by itself, and to which nobody listens."""
+        copied = copy(self)
+        copied._tokens, copied._listener = list(self._tokens), None
+        return copied
 
     @property
     def text(self) -> str:

@@ -9,8 +9,9 @@ loop trains and checkpoints them like everything else; `detach` takes them off a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,8 +22,9 @@ from posttrain.core.errors import BadRequest
 from posttrain.data.dataset import Dataset
 from posttrain.data.encoded import Encoded
 from posttrain.distill.losses import Comparison, DistillationLoss
+from posttrain.distill.teachers import Lesson
 from posttrain.distill.vocabulary import refuse_other_vocabulary
-from posttrain.train.objectives import Encoding, Objective, Supervised
+from posttrain.train.objectives import Encoding, Prediction, Supervised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +35,22 @@ _ADDED = "distillation"
 _TASK = "task_loss"
 
 
-class Distillation(Objective):
+@dataclass(frozen=True, kw_only=True)
+class Attempt(Prediction):
+    """What the student predicts, beside what its teachers say of the same batch.
+
+    Attributes:
+        own: The prediction as the task made it.
+        lesson: The teachers' predictions.
+        added: What is trained beside the student to compare them, by the losses' names.
+    """
+
+    own: Prediction
+    lesson: Lesson
+    added: Mapping[str, nn.Module]
+
+
+class Distillation(Supervised):
     """A task learned with the help of teachers."""
 
     task: Any
@@ -84,20 +101,25 @@ class Distillation(Objective):
         """The task's."""
         return float(self.task.weight(batch))
 
-    def loss(self, network: PreTrainedModel, batch: Any) -> tuple[torch.Tensor, dict[str, float]]:
-        """See `Objective.loss`; the metrics are the task's, ``task_loss`` and each loss by its name."""
-        layers = any(loss.needs_layers for loss in self.losses)
+    def predict(self, network: PreTrainedModel, batch: Any, *, layers: bool = False) -> Attempt:
+        """The task's pass of the student, after the teachers'."""
+        layers = layers or any(loss.needs_layers for loss in self.losses)
         lesson = self.teacher.teach([model.network for model in self.models], self.task, batch, layers=layers)
-        prediction = self.task.predict(network, batch, layers=layers)
+        own = self.task.predict(network, batch, layers=layers)
+        seen = {each.name: getattr(own, each.name) for each in fields(Prediction)}
+        return Attempt(**seen, own=own, lesson=lesson, added=dict(getattr(network, _ADDED).items()))
+
+    def loss_of(self, prediction: Prediction, batch: Any) -> tuple[torch.Tensor, dict[str, float]]:
+        """See `Objective.loss`; the metrics are the task's, ``task_loss`` and each loss by its name."""
+        assert isinstance(prediction, Attempt)
         share = math.prod(loss.task_share() for loss in self.losses)
         with torch.no_grad() if share == 0 else nullcontext():
-            task, metrics = self.task.loss_of(prediction, batch)
+            task, metrics = self.task.loss_of(prediction.own, batch)
         total = share * task
         metrics = {**metrics, _TASK: float(task.detach())}
-        comparison = Comparison(prediction, lesson, batch, self.weight(batch))
-        added = dict(getattr(network, _ADDED).items())
+        comparison = Comparison(prediction.own, prediction.lesson, batch, self.weight(batch))
         for name, loss in self._named():
-            value = loss.loss(comparison, added.get(name))
+            value = loss.loss(comparison, prediction.added.get(name))
             total = total + value
             metrics[name] = float(value.detach())
         return total, metrics

@@ -8,23 +8,20 @@ accuracy. A ratio without anything to divide by counts 0. The Matthews correlati
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from posttrain import __version__
 from posttrain.core.errors import BadRequest
-from posttrain.measure import Measurement, TextMetric
-from posttrain.ops.bootstrap import ratio_interval
+from posttrain.measure import AdditiveMetric, Array, Statistics, totals
 
-# Percentile intervals from fewer rows than this are too narrow.
-_FEWEST_ITEMS = 20
+# Rows have three numbers a class, so free texts, each a class of its own, would fill the memory.
+_MOST_CLASSES = 1000
 
 
-class Classification(TextMetric):
+class Classification(AdditiveMetric):
     """Accuracy of one class a row, with F1 and Matthews correlation beside it."""
 
     higher_is_better: ClassVar[bool] = True
@@ -32,33 +29,43 @@ class Classification(TextMetric):
     score_by: Literal["accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc"] = "accuracy"
     """Which of the numbers is the value; all of them are its parts."""
 
-    def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Measurement:
-        """Compare predicted classes with the right ones.
-
-        The interval, a bootstrap over rows, is given for accuracy.
+    def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
+        """For each class of this set whether it is right, is predicted, and is both; rows of sets differ in classes.
 
         Raises:
-            BadRequest: If there are no rows, or not one reference for each prediction.
+            BadRequest: If a row has not one reference, or there are more than 1000 classes.
         """
-        if not predictions or len(predictions) != len(references) or any(len(each) != 1 for each in references):
-            raise BadRequest("Classes are compared with exactly one reference a row, in at least one row.")
-        ours = [text.strip() for text in predictions]
-        theirs = [each[0].strip() for each in references]
-        scores = class_scores(ours, theirs)
-        interval = None
-        if self.score_by in ("accuracy", "micro_f1") and len(ours) >= _FEWEST_ITEMS:
-            found = ratio_interval([float(a == b) for a, b in zip(ours, theirs)], [1.0] * len(ours))
-            interval = (found.low, found.high)
-        return Measurement(
-            name="classification",
-            value=scores[self.score_by],
-            interval=interval,
-            signature=f"classification|score:{self.score_by}|rows:{len(ours)}|posttrain:{__version__}",
-            parts={**scores, "rows": len(ours), "classes": len({*ours, *theirs})},
-        )
+        return self.both_statistics(predictions, predictions, references)[0]
+
+    def both_statistics(
+        self, predictions: Sequence[str], baseline: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> tuple[Statistics, Statistics]:
+        """The statistics of two systems, over the classes that either of them predicts."""
+        if any(len(each) != 1 for each in references):
+            raise BadRequest("Classes are compared with exactly one reference a row.")
+        actual = [each[0].strip() for each in references]
+        systems = [[text.strip() for text in each] for each in (predictions, baseline)]
+        classes = sorted({*actual, *systems[0], *systems[1]})
+        if len(classes) > _MOST_CLASSES:
+            raise BadRequest(
+                f"There are {len(classes)} different classes, more than {_MOST_CLASSES}.",
+                "Texts that are no classes can be compared by exact_match.",
+            )
+        first, second = (Statistics(_rows(each, actual, classes)) for each in systems)
+        return first, second
+
+    def values(self, sums: Array) -> Array:
+        """The chosen score."""
+        return _scores(sums)[self.score_by]
+
+    def parts(self, rows: Array) -> dict[str, Any]:
+        """All scores, and the number of classes."""
+        sums = totals(rows)[None]
+        classes = int((sums.reshape(3, -1)[1:].sum(0) > 0).sum())
+        return {**{name: float(value[0]) for name, value in _scores(sums).items()}, "classes": classes}
 
 
-def class_scores(predicted: Sequence[Any], actual: Sequence[Any]) -> dict[str, float]:
+def class_scores(predicted: Sequence[Hashable], actual: Sequence[Hashable]) -> dict[str, float]:
     """All scores of predicted classes.
 
     Args:
@@ -69,29 +76,44 @@ def class_scores(predicted: Sequence[Any], actual: Sequence[Any]) -> dict[str, f
         ``accuracy``, ``mcc``, and ``precision``, ``recall`` and ``f1`` with the prefixes ``macro_``, ``weighted_`` and
         ``micro_``.
     """
+    classes = sorted({*predicted, *actual}, key=str)
     right = Counter(a for a, b in zip(predicted, actual, strict=True) if a == b)
-    said, are = Counter(predicted), Counter(actual)
-    classes = sorted({*said, *are}, key=str)
-    correct, given, real = (np.array([float(count[c]) for c in classes]) for count in (right, said, are))
-    total, hits = len(actual), correct.sum()
+    counts = (right, Counter(predicted), Counter(actual))
+    sums = np.array([[count[each] for count in counts for each in classes]], dtype=np.float64)
+    return {name: float(value[0]) for name, value in _scores(sums).items()}
+
+
+def _rows(predicted: Sequence[Hashable], actual: Sequence[Hashable], classes: Sequence[Hashable]) -> Array:
+    """[texts, 3 C] of 0 and 1: both predicted and right, predicted, right, for each class."""
+    index = {each: number for number, each in enumerate(classes)}
+    ours, theirs = (np.eye(len(classes))[[index[each] for each in side]] for side in (predicted, actual))
+    return np.concatenate([ours * theirs, ours, theirs], axis=1)
+
+
+def _scores(sums: Array) -> dict[str, Array]:
+    """All scores for R sums of rows, each [R]."""
+    correct, given, real = np.split(sums, 3, axis=1)  # [R, C]
+    total, hits = real.sum(1), correct.sum(1)
+    occurs = given + real > 0
     per_class = {
         "precision": _ratio(correct, given),
         "recall": _ratio(correct, real),
         "f1": _ratio(2 * correct, given + real),
     }
-    scores = {"accuracy": float(hits / total), "mcc": _matthews(hits, total, given, real)}
+    accuracy = hits / total
+    scores = {"accuracy": accuracy, "mcc": _matthews(hits, total, given, real)}
     for name, values in per_class.items():
-        scores[f"macro_{name}"] = float(values.mean())
-        scores[f"weighted_{name}"] = float((values * real).sum() / total)
-        scores[f"micro_{name}"] = scores["accuracy"]
+        scores[f"macro_{name}"] = (values * occurs).sum(1) / occurs.sum(1)
+        scores[f"weighted_{name}"] = (values * real).sum(1) / total
+        scores[f"micro_{name}"] = accuracy
     return scores
 
 
-def _ratio(numerator: np.ndarray[Any, Any], denominator: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _ratio(numerator: Array, denominator: Array) -> Array:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
-def _matthews(hits: float, total: int, given: np.ndarray[Any, Any], real: np.ndarray[Any, Any]) -> float:
+def _matthews(hits: Array, total: Array, given: Array, real: Array) -> Array:
     """(c s - sum p t) / sqrt((s^2 - sum p^2) (s^2 - sum t^2)); 0 where one side has a single class."""
-    spread = (total**2 - (given**2).sum()) * (total**2 - (real**2).sum())
-    return float((hits * total - (given * real).sum()) / math.sqrt(spread)) if spread > 0 else 0.0
+    spread = (total**2 - (given**2).sum(1)) * (total**2 - (real**2).sum(1))
+    return _ratio(hits * total - (given * real).sum(1), np.sqrt(spread))

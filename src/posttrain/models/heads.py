@@ -141,6 +141,18 @@ def token_scores(network: PreTrainedModel, states: torch.Tensor, input_ids: torc
     return Scores(hidden[0], logits[0])
 
 
+def vocabulary_logits(network: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    """Logits of single positions under a masked language model, [N, V], by the class's own head.
+
+    Args:
+        network: One whose head looks at each position by itself.
+        states: [N, H], last hidden states.
+    """
+    ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)  # the head looks at states alone
+    with _returning(body(network), _States(states[None], None)):
+        return cast("torch.Tensor", network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0])
+
+
 # -- giving a head -----------------------------------------------------------------------------------------------------
 
 

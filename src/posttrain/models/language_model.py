@@ -46,10 +46,13 @@ class LanguageModel:
     @property
     def context_length(self) -> int | None:
         """The longest sequence the network was made for, in tokens; None if it doesn't say."""
+        from posttrain.models.forward import first_position
+
         config = self.network.config.get_text_config()
         for name in ("max_position_embeddings", "n_positions", "max_sequence_length"):
             if value := getattr(config, name, None):
-                return int(value)
+                # Where positions are counted from the padding token's id, the rows of the table before it are unused.
+                return int(value) - first_position(self.network)
         return None
 
     @property

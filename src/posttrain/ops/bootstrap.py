@@ -180,7 +180,44 @@ def paired_test(
         raise ValueError(f"paired systems need the same items: {list(items_a.shape)} and {list(items_b.shape)}")
     figure = _mean(len(items_a)) if statistic is None else statistic
     value_a, value_b = (float(figure(_sums(items))[0]) for items in (items_a, items_b))
-    differences = figure(_resampled_sums(items_a, resamples, seed)) - figure(_resampled_sums(items_b, resamples, seed))
+    figures_a, figures_b = (figure(_resampled_sums(items, resamples, seed)) for items in (items_a, items_b))
+    return _paired(value_a, value_b, figures_a, figures_b, confidence)
+
+
+def paired_statistic_test(
+    a: ArrayLike,
+    b: ArrayLike,
+    statistic: Callable[[Array], Array],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> PairedTest:
+    """The paired bootstrap for a figure of the drawn items themselves, such as a rank correlation.
+
+    Args:
+        a: [n, k], the items of system a.
+        b: The same for system b; row i of both belongs to the same item.
+        statistic: As in `statistic_interval`.
+        confidence, resamples, seed: As in `mean_interval`.
+
+    Raises:
+        ValueError: As in `paired_test`.
+    """
+    items_a, items_b = _items(a), _items(b)
+    if items_a.shape != items_b.shape:
+        raise ValueError(f"paired systems need the same items: {list(items_a.shape)} and {list(items_b.shape)}")
+    draws = [
+        (statistic(items_a[d]), statistic(items_b[d])) for d in _draws(len(items_a), resamples, seed, items_a[0].size)
+    ]
+    figures_a, figures_b = (np.concatenate(figures) for figures in zip(*draws))
+    value_a, value_b = (float(statistic(items[None])[0]) for items in (items_a, items_b))
+    return _paired(value_a, value_b, figures_a, figures_b, confidence)
+
+
+def _paired(value_a: float, value_b: float, figures_a: Array, figures_b: Array, confidence: float) -> PairedTest:
+    """The test from the figures of both systems on all items and on the same draws."""
+    differences = figures_a - figures_b
     observed = value_a - value_b
     against = np.count_nonzero(np.sign(differences) != np.sign(observed))
     return PairedTest(
@@ -188,7 +225,7 @@ def paired_test(
         value_b=value_b,
         difference=_interval(observed, differences, confidence),
         share_a_above=float(np.mean((np.sign(differences) + 1) / 2)),
-        p_value=(int(against) + 1) / (resamples + 1) if observed else 1.0,
+        p_value=(int(against) + 1) / (len(differences) + 1) if observed else 1.0,
     )
 
 

@@ -1,9 +1,10 @@
 """Linear layers over int8 weights: native CPU kernels, and the same arithmetic in torch.
 
 A weight is stored as int8 `[outputs, inputs]` with one fp32 scale per output channel (symmetric, zero point 0). The
-activations are either quantized on the fly, one scale a row (`dynamic=True`: the integer sums are exact), or stay fp32
-(`dynamic=False`: weight-only quantization). Both are the symmetric per-channel scheme of Wu et al., 2020, "Integer
-Quantization for Deep Learning Inference" (section 3), with per-row activations as in Yao et al., 2022, "ZeroQuant".
+activations are quantized on the fly, one scale a row (`dynamic=True`), or with one scale found beforehand
+(`input_scale`); the integer sums are exact then. Or they stay fp32: weight-only quantization. All are the symmetric
+per-channel scheme of Wu et al., 2020, "Integer Quantization for Deep Learning Inference" (section 3), with per-row
+activations as in Yao et al., 2022, "ZeroQuant". Weights of fewer bits are `packed_linear`'s.
 
 The native library is built from `csrc/` where a compiler was at hand; without it, or away from a CPU, everything here
 is computed by torch. The kernels run on the threads of torch's own OpenMP library. Left out: choosing the scales of the
@@ -28,10 +29,15 @@ __all__ = [
     "instruction_set",
     "int8_linear",
     "int8_linear_reference",
+    "is_plain",
+    "native_library",
     "native_version",
     "quantize_rows",
     "select_instruction_set",
 ]
+
+# Of the native library's interface.
+_VERSION = 2
 
 # Products of int8 numbers are below 2^14 in absolute value, so this many of them can't leave int32 ...
 _MOST_NATIVE_INPUTS = 2**17 - 1
@@ -48,7 +54,8 @@ def _openmp_candidates() -> list[str]:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def native_library() -> ctypes.CDLL | None:
+    """The native library with the types of its functions; None where it isn't built from these sources."""
     found = importlib.util.find_spec("posttrain._native")
     if found is None or found.origin is None:
         return None
@@ -64,6 +71,8 @@ def _library() -> ctypes.CDLL | None:
         return None
     pointer, integer, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     library.posttrain_version.restype = integer
+    if library.posttrain_version() != _VERSION:  # built from other sources than these
+        return None
     library.posttrain_instruction_set.restype = ctypes.c_char_p
     library.posttrain_select_instruction_set.argtypes = [ctypes.c_char_p]
     library.posttrain_quantize_rows.argtypes = [pointer, size, size, pointer, pointer, integer]
@@ -71,26 +80,32 @@ def _library() -> ctypes.CDLL | None:
     library.posttrain_int8_linear.argtypes = [
         *(pointer, size, size),  # x, rows, inputs
         *(pointer, pointer, pointer, size),  # weight, scale, bias, outputs
-        *(pointer, integer, integer),  # y, dynamic, threads
+        *(pointer, integer, integer, pointer),  # y, dynamic, threads, input_scale
     ]
     library.posttrain_int8_linear.restype = integer
+    library.posttrain_packed_linear.argtypes = [
+        *(pointer, size, size),  # x, rows, inputs
+        *(pointer, integer, pointer, pointer, size),  # codes, bits, scale, zero_point, group_size
+        *(pointer, size, pointer, integer),  # bias, outputs, y, threads
+    ]
+    library.posttrain_packed_linear.restype = integer
     return library
 
 
 def available() -> bool:
     """Whether the native kernels were built and loaded. Every x86-64 has some: see `instruction_set`."""
-    return _library() is not None
+    return native_library() is not None
 
 
 def native_version() -> int | None:
     """Version of the native library's interface, or None without one."""
-    library = _library()
+    library = native_library()
     return None if library is None else int(library.posttrain_version())
 
 
 def instruction_set() -> str | None:
     """What the native kernels run on: "sse2", "avx2" or "avx512" (with VNNI); None without a native library."""
-    library = _library()
+    library = native_library()
     return None if library is None else str(library.posttrain_instruction_set().decode())
 
 
@@ -106,7 +121,7 @@ def select_instruction_set(name: str | None) -> None:
         RuntimeError: Without a native library.
         ValueError: The processor has no such instructions.
     """
-    library = _library()
+    library = native_library()
     if library is None:
         raise RuntimeError("the native kernels are not built")
     if library.posttrain_select_instruction_set(None if name is None else name.encode()) != 0:
@@ -127,8 +142,8 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     if x.dim() != 2:
         raise ValueError(f"rows to quantize must be a matrix, not of shape {tuple(x.shape)}")
-    library = _library()
-    if library is None or x.numel() == 0 or not _plain(x):
+    library = native_library()
+    if library is None or x.numel() == 0 or not is_plain(x):
         return _quantize_rows_reference(x)
     x = x.detach().contiguous()
     rows, inputs = x.shape
@@ -139,22 +154,33 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return q, scale
 
 
-def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None, *, dynamic: bool) -> Tensor:
+def int8_linear(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dynamic: bool = False,
+    input_scale: Tensor | None = None,
+) -> Tensor:
     """`x @ (weight * scale[:, None]).T + bias`, with the weights read as int8.
 
     Native where it can be (CPU, fp32, contiguous weights), `int8_linear_reference` otherwise. With the native kernels
-    the result of a row doesn't depend on the other rows of the call, to the bit; with `dynamic=True` that holds for
-    the reference too, and both give the same bits.
+    the result of a row doesn't depend on the other rows of the call, to the bit; where activations are rounded that
+    holds for the reference too, and both give the same bits.
 
     Differentiable with respect to `x` and `bias`; rounding the activations counts as the identity (straight-through,
-    Bengio et al., 2013).
+    Bengio et al., 2013), clamping them lets no gradient through.
 
     Args:
         x: fp32 `[..., inputs]`.
         weight: int8 `[outputs, inputs]`.
         scale: fp32 `[outputs]`, of the weights.
         bias: fp32 `[outputs]`.
-        dynamic: Quantize each row of `x` to int8 and accumulate in int32; otherwise `x` stays fp32.
+        dynamic: Quantize each row of `x` to int8, by its largest number, and accumulate in int32.
+        input_scale: fp32 `[]`, positive: quantize all of `x` to int8 with this scale instead; what lies beyond +-127 of
+            it is clamped. A row with an infinite or undefined number becomes NaN in both cases. Without either, `x`
+            stays fp32.
 
     Returns:
         `[..., outputs]` in the type of `x`.
@@ -163,19 +189,25 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = 
         ValueError: Shapes or types that don't belong together.
     """
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
-        result: Tensor = _Int8Linear.apply(x, weight, scale, bias, dynamic)
+        result: Tensor = _Int8Linear.apply(x, weight, scale, bias, dynamic, input_scale)
         return result
-    return _forward(x, weight, scale, bias, dynamic)
+    return _forward(x, weight, scale, bias, dynamic, input_scale)
 
 
 def int8_linear_reference(
-    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None, *, dynamic: bool
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dynamic: bool = False,
+    input_scale: Tensor | None = None,
 ) -> Tensor:
     """What `int8_linear` computes, in torch operations only, on any device; same arguments."""
-    _check(x, weight, scale, bias)
+    _check(x, weight, scale, bias, input_scale)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).float()
-    if dynamic:
-        q, row_scale = _quantize_rows_reference(rows)
+    if dynamic or input_scale is not None:
+        q, row_scale = _quantize_rows_reference(rows, input_scale)
         y = _exact_product(q, weight).float() * row_scale[:, None] * scale
     else:
         y = rows @ weight.float().T * scale
@@ -189,31 +221,43 @@ class _Int8Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dynamic: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        dynamic: bool,
+        input_scale: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(weight, scale)
-        return _forward(x, weight, scale, bias, dynamic)
+        inside = None if input_scale is None else (x / input_scale).round().abs() <= 127
+        ctx.save_for_backward(weight, scale, inside)
+        return _forward(x, weight, scale, bias, dynamic, input_scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        weight, scale = ctx.saved_tensors
+        weight, scale, inside = ctx.saved_tensors
         to_x = (gradient * scale).to(gradient.dtype) @ weight.to(gradient.dtype) if ctx.needs_input_grad[0] else None
+        if to_x is not None and inside is not None:
+            to_x = to_x * inside
         to_bias = gradient.float().sum(tuple(range(gradient.dim() - 1))) if ctx.needs_input_grad[3] else None
-        return to_x, None, None, to_bias, None
+        return to_x, None, None, to_bias, None, None
 
 
-def _forward(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dynamic: bool) -> Tensor:
-    library = _library()
+def _forward(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dynamic: bool, input_scale: Tensor | None
+) -> Tensor:
+    library = native_library()
     if (
         library is None
-        or not _plain(x)
+        or not is_plain(x)
         or not (weight.is_cpu and weight.is_contiguous() and scale.is_cpu and scale.is_contiguous())
         or (bias is not None and not (bias.is_cpu and bias.is_contiguous()))
+        or (input_scale is not None and not input_scale.is_cpu)
     ):
-        return int8_linear_reference(x, weight, scale, bias, dynamic=dynamic)
-    outputs, inputs = _check(x, weight, scale, bias)
+        return int8_linear_reference(x, weight, scale, bias, dynamic=dynamic, input_scale=input_scale)
+    outputs, inputs = _check(x, weight, scale, bias, input_scale)
     if x.numel() == 0 or outputs == 0 or inputs > _MOST_NATIVE_INPUTS:
-        return int8_linear_reference(x, weight, scale, bias, dynamic=dynamic)
+        return int8_linear_reference(x, weight, scale, bias, dynamic=dynamic, input_scale=input_scale)
     if not x.is_contiguous():
         x = x.contiguous()
     y = torch.empty((*x.shape[:-1], outputs))
@@ -228,13 +272,14 @@ def _forward(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dyna
         y.data_ptr(),
         dynamic,
         torch.get_num_threads(),
+        None if input_scale is None else input_scale.data_ptr(),
     )
     if failed:
         raise MemoryError(f"no memory for the working copy of {x.numel()} activations")
     return y
 
 
-def _plain(x: Tensor) -> bool:
+def is_plain(x: Tensor) -> bool:
     """Whether `x` is ordinary fp32 memory of this process: no other device, no stand-in that a tracer made up."""
     return x.is_cpu and x.dtype is torch.float32 and type(x) in _ORDINARY and not torch.compiler.is_compiling()
 
@@ -242,7 +287,9 @@ def _plain(x: Tensor) -> bool:
 _ORDINARY = (Tensor, torch.nn.Parameter)
 
 
-def _check(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> tuple[int, int]:
+def _check(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, input_scale: Tensor | None
+) -> tuple[int, int]:
     """Outputs and inputs of the layer; the native kernels trust these shapes with raw memory."""
     if weight.dtype is not torch.int8 or weight.dim() != 2:
         raise ValueError(f"weight must be an int8 matrix, not {weight.dtype} of shape {tuple(weight.shape)}")
@@ -253,13 +300,17 @@ def _check(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> tup
         raise ValueError(f"scale must be fp32 [{outputs}], not {scale.dtype} of shape {tuple(scale.shape)}")
     if bias is not None and (bias.dtype is not torch.float32 or bias.dim() != 1 or bias.shape[0] != outputs):
         raise ValueError(f"bias must be fp32 [{outputs}], not {bias.dtype} of shape {tuple(bias.shape)}")
+    if input_scale is not None and (input_scale.dtype is not torch.float32 or input_scale.dim() != 0):
+        raise ValueError(f"input_scale must be fp32 [], not {input_scale.dtype} of shape {tuple(input_scale.shape)}")
     return outputs, inputs
 
 
-def _quantize_rows_reference(x: Tensor) -> tuple[Tensor, Tensor]:
+def _quantize_rows_reference(x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
     x = x.detach().float()
     scale = x.abs().amax(dim=-1) / 127 if x.shape[-1] else x.new_zeros(x.shape[0])
     finite = scale.isfinite()
+    if given is not None:
+        scale = given.expand_as(scale)
     scale = torch.where(scale == 0, 1.0, scale)
     q = torch.where(finite[:, None], x / scale[:, None], 0.0).round().clamp(-127, 127).to(torch.int8)
     return q, torch.where(finite, scale, torch.nan)

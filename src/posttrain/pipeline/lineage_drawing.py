@@ -24,6 +24,16 @@ _WIDEST = 210.0
 
 KINDS = ("model", "data", "step")
 
+# What the report's style sheet says of a lineage, for a drawing that stands alone; the colours fit a light page.
+_ALONE = (
+    "text{font:13px system-ui,sans-serif;text-anchor:middle;fill:#1d2430}"
+    ".node text:first-of-type{font-weight:600}.node .detail{font-weight:400;font-size:11px;fill:#5c6675}"
+    ".edge{fill:none;stroke:#5c6675;stroke-width:1.3}.arrow{fill:#5c6675}"
+    ".edge-label{font-size:11px;fill:#5c6675;paint-order:stroke;stroke:#fff;stroke-width:5px}"
+    "rect{stroke-width:1.3;fill:#fff;stroke:#5c6675}.model rect{fill:#e8eefc;stroke:#2f5fd0}"
+    ".data rect{fill:#e6f4ec;stroke:#2c8557}"
+)
+
 
 @dataclass(eq=False)
 class _Item:
@@ -277,6 +287,17 @@ def _svg(
         f'<defs><marker id="{prefix}-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         f'orient="auto"><path class="arrow" d="M0 0.8 8 4 0 7.2z"/></marker></defs>{"".join(out)}</svg>'
     )
+
+
+def standalone(drawing: str) -> str:
+    """A drawing as a file of its own, with its style and a white ground.
+
+    Args:
+        drawing: What `lineage_drawing` gave; not empty.
+    """
+    head, _, rest = drawing.partition(">")
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return f"{head}><style>{_ALONE}svg{{background:#fff}}</style>{rest}\n"
 
 
 def _origins(item: _Item) -> list[Mapping[str, Any]]:

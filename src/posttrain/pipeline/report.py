@@ -36,8 +36,8 @@ def write_report(summary: dict[str, Any], path: Path) -> None:
         summary: JSON-able: ``name``, ``description``, ``model``, ``seed``, ``started`` (ISO 8601), ``seconds``,
             ``machine`` (facts and versions), ``recipe`` (YAML text), ``command`` (by default derived from the name),
             ``warnings`` (sentences), ``lineage`` (see `lineage_drawing`) and ``steps``: ``name``, ``verb``, ``title``,
-            ``summary``, ``seconds``, ``skipped``, ``result``, ``headline`` (by default derived from the result),
-            ``views`` and ``model``. Everything may be missing; a step without ``seconds`` hasn't finished.
+            ``summary``, ``seconds``, ``energy``, ``skipped``, ``result``, ``headline`` (by default derived from the
+            result), ``views`` and ``model``. Everything may be missing; a step without ``seconds`` hasn't finished.
         path: The file, replaced atomically.
 
     Raises:
@@ -98,6 +98,8 @@ def _page(summary: Mapping[str, Any]) -> dict[str, Any]:
         "Model": summary.get("model"),
         "Started": moment(str(summary["started"])) if summary.get("started") else None,
         "Total time": duration(summary["seconds"]) if is_number(summary.get("seconds")) else None,
+        "Energy": _energy(summary.get("energy")),
+        "Knowledge until": summary.get("knowledge_cutoff"),
         "Seed": None if seed is None else str(seed),
         "Machine": _machine_sentence(machine),
     }
@@ -107,6 +109,7 @@ def _page(summary: Mapping[str, Any]) -> dict[str, Any]:
         "facts": {key: value for key, value in facts.items() if value},
         "warnings": summary.get("warnings") or [],
         "steps": steps,
+        "metered": any(step["energy"] for step in steps),
         "unfinished": any(not step["finished"] for step in steps) or not is_number(summary.get("seconds")),
         "lineage": Markup(lineage_drawing(lineage)),
         "lineage_kinds": [kind for kind in KINDS if any(n.get("kind") == kind for n in lineage.get("nodes") or [])],
@@ -116,6 +119,18 @@ def _page(summary: Mapping[str, Any]) -> dict[str, Any]:
         "seed": seed,
         "machine": machine,
     }
+
+
+def _energy(spent: Mapping[str, Any] | None, brief: bool = False) -> str:
+    """Energy and CO₂ in words, with what they rest on unless it must be brief."""
+    if not spent:
+        return ""
+    watt_hours, grams = (float(f"{value:.2g}") for value in (1000 * spent["kwh"], spent["co2_g"]))
+    if brief:
+        return f"{show(watt_hours)} Wh"
+    assumed = spent.get("assumptions") or {}
+    where = f" at {show(assumed['g_co2_per_kwh'])} g a kWh ({assumed['region']})" if "g_co2_per_kwh" in assumed else ""
+    return f"{show(watt_hours)} Wh, {show(grams)} g CO₂{where}, {spent['how']}"
 
 
 def _recipe_file(name: str) -> str:
@@ -151,13 +166,20 @@ def _step(index: int, step: Mapping[str, Any]) -> dict[str, Any]:
         "title": title[:1].upper() + title[1:],
         "summary": step.get("summary") or "",
         "time": duration(seconds) if is_number(seconds) else "",
+        "energy": _energy(step.get("energy"), brief=True),
         "finished": is_number(seconds) or bool(step.get("skipped")),
         "skipped": bool(step.get("skipped")),
         "model": step.get("model"),
         "headline": str(step.get("headline") or headline(result)).replace(" → ", "\u00a0→\u00a0"),
+        "story": next(filter(_tells, step.get("views") or []), None),
         "figures": list(_figures(result)),
         "views": [_view(view, f"step-{index}-view-{n}") for n, view in enumerate(step.get("views") or [], 1)],
     }
+
+
+def _tells(view: View) -> bool:
+    """Whether a view is a note that says what came of a step."""
+    return view.get("kind") == "note" and view.get("tone") != "source"
 
 
 def _view(view: View, prefix: str) -> dict[str, Any]:
@@ -173,7 +195,7 @@ def _view(view: View, prefix: str) -> dict[str, Any]:
         total = sum(len(text) for text, _ in view["pieces"])
         carried = sum(len(text) for text, on in view["pieces"] if on)
         return {**view, "total": total, "carried": carried}
-    if kind in ("note", "facts", "samples"):
+    if kind in ("note", "facts", "samples", "document"):
         return view
     return {"kind": "other", "title": str(kind), "text": json.dumps(view, ensure_ascii=False, indent=2)}
 

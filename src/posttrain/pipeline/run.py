@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import __version__
-from posttrain.core import catalog, events, files, recipe, runtime
-from posttrain.core.errors import BadRequest, did_you_mean
+from posttrain.core import catalog, energy, events, files, recipe, runtime
+from posttrain.core.errors import BadRequest, Failure, did_you_mean
 from posttrain.core.settings import fingerprint
 from posttrain.models.language_model import CARD_FILE, LanguageModel
 from posttrain.models.sources import load
 from posttrain.pipeline.report import write_report
 from posttrain.pipeline.steps import Context, Outcome, Step
-from posttrain.registry.provenance import new_card
+from posttrain.registry.model_card import model_card
+from posttrain.registry.provenance import knowledge_cutoff, new_card
 
 SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
 RUNS = Path("runs")
@@ -87,6 +88,7 @@ def run_recipe(
 
     Raises:
         BadRequest: If the recipe or a setting of it is wrong; nothing has been loaded or written then.
+        Failure: If a step says that the run has failed; its record and the report are written.
     """
     if source is None:
         folder = _run_to_resume(out)
@@ -186,6 +188,7 @@ class _Run:
     def go(self) -> dict[str, Any]:
         """All steps; the summary is written after each, the report also when one fails."""
         runtime.device(self.frame.device)  # refuse a missing device before any work
+        energy.carbon_intensity(self.frame.region)  # and an unknown country
         start = time.perf_counter()
         files.remove_leftovers(self.out)
         with _event_log(self.out / "events.jsonl"):
@@ -193,6 +196,8 @@ class _Run:
                 for number, entry in enumerate(self.entries):
                     self.records.append(self._step(number, entry))
                     files.write_json(self.out / "summary.json", self._summary(time.perf_counter() - start))
+                    if failure := self.records[-1].get("failure"):
+                        raise Failure(failure, f"The report is {self.out / 'report.html'}.")
             finally:
                 summary = self._summary(time.perf_counter() - start)
                 files.write_json(self.out / "summary.json", summary)
@@ -249,10 +254,12 @@ class _Run:
         start = time.perf_counter()
         events.emit("message", f"step {entry.name}", level="step")
         runtime.seed_everything(self.frame.seed)
-        outcome = step.run(context)
+        with energy.Meter(self.frame.region) as meter:
+            outcome = step.run(context)
+            spent = meter.read().to_dict()
         if outcome.model is not None:
             made_by = {entry.verb: entry.step.model_dump(mode="json", by_alias=True, exclude_none=True)}
-            save_model(outcome, context.folder / "model", entry.name, made_by, inputs, self.frame.seed, key)
+            save_model(outcome, context.folder / "model", entry.name, made_by, inputs, self.frame.seed, key, spent)
             self.live = (entry.name, outcome.model)
         record = {
             "key": key,
@@ -263,12 +270,15 @@ class _Run:
             "source": context.model_name,
             "inputs": inputs,
             "seconds": time.perf_counter() - start,
+            "energy": spent,
+            "knowledge_cutoff": knowledge_cutoff(self.live[1]) if self.live is not None else None,
             "skipped": False,
             "model": entry.name if outcome.model is not None else None,
             "records": outcome.records,
             "headline": outcome.headline,
             "result": outcome.result,
             "views": outcome.views,
+            "failure": outcome.failure,
         }
         files.write_json(context.folder / "result.json", record)
         shutil.rmtree(context.folder / "checkpoint", ignore_errors=True)
@@ -285,9 +295,13 @@ class _Run:
     def _load(self, name: str) -> LanguageModel:
         if name not in self.slots:
             raise BadRequest(f"There is no model '{name}' in this run.", f"Known: {', '.join(self.slots)}.")
-        return load(self.slots[name].reference, device=self.frame.device, dtype=self.frame.dtype)
+        model = load(self.slots[name].reference, device=self.frame.device, dtype=self.frame.dtype)
+        if self.frame.knowledge_cutoff is not None:
+            model.card["knowledge_cutoff"] = self.frame.knowledge_cutoff
+        return model
 
     def _summary(self, seconds: float) -> dict[str, Any]:
+        failures = [record["failure"] for record in self.records if record.get("failure")]
         return {
             "name": self.frame.name,
             "description": self.frame.description,
@@ -296,18 +310,22 @@ class _Run:
             "started": self.started,
             "seconds": seconds,
             "machine": runtime.machine(),
+            "energy": energy.total(each["energy"] for each in self.records if each.get("energy")),
+            "knowledge_cutoff": next((c for r in reversed(self.records) if (c := r.get("knowledge_cutoff"))), None),
+            "warnings": failures,
             "steps": self.records,
             "lineage": self._lineage(),
             "recipe": recipe.dump(self.values),
             "out": str(self.out),
             "report": str(self.out / "report.html"),
-            "finished": len(self.records) == len(self.entries),
+            "finished": len(self.records) == len(self.entries) and not failures,
         }
 
     def _lineage(self) -> dict[str, list[Any]]:
         nodes = [{"id": "base", "label": self.frame.model, "kind": "model", "detail": "the model to start from"}]
         edges: list[list[str]] = []
         owner = {"base": "base"}
+        makers = {record["key"]: record["name"] for record in self.records if record["model"]}
         for record in self.records:
             owner[record["name"]] = record["name"] if record["model"] else owner[record["source"]]
             if not record["model"]:
@@ -320,6 +338,10 @@ class _Run:
                 if node not in {n["id"] for n in nodes}:
                     nodes.append({"id": node, "label": data["source"], "kind": "data", "detail": data["hash"][:12]})
                 edges.append([node, record["name"], "data"])
+            # What went in as a model (a reward, a teacher) stands among the inputs by its key.
+            for use, value in record["inputs"].items():
+                if isinstance(value, str) and value in makers and makers[value] != record["name"]:
+                    edges.append([makers[value], record["name"], use])
         return {"nodes": nodes, "edges": edges}
 
 
@@ -341,16 +363,18 @@ def save_model(
     inputs: dict[str, Any],
     seed: int,
     key: str = "",
+    spent: dict[str, Any] | None = None,
 ) -> None:
     """Write an outcome's model with its card, whole or not at all."""
     model = outcome.model
     assert model is not None and outcome.save is not None
-    model.card = new_card(model, name=name, made_by=made_by, inputs=inputs, seed=seed, key=key)
+    model.card = new_card(model, name=name, made_by=made_by, inputs=inputs, seed=seed, key=key, energy=spent)
     with files.atomic_folder(folder) as temporary:
         outcome.save(temporary)
         if not (temporary / CARD_FILE).exists():  # an adapter alone
             model.tokenizer.save_pretrained(temporary)
             files.write_json(temporary / CARD_FILE, model.card)
+        files.write_text(temporary / "README.md", model_card(model.card))
     if model.adapter is None:
         model.reference = str(folder.resolve())  # from now on this is what an adapter on top of it refers to
     model.folder = folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import __version__
-from posttrain.core import catalog, runtime
+from posttrain.core import catalog, energy, runtime
 from posttrain.core.settings import fingerprint
 from posttrain.models.language_model import CARD_FILE, LanguageModel
 from posttrain.models.sources import load, resolve
@@ -40,7 +40,7 @@ def single_step(
         resume: Continue from the checkpoint an interrupted call left beside `out`.
 
     Returns:
-        What the step left.
+        What the step left; its result also holds the `energy` it took.
 
     Raises:
         BadRequest: If settings or `out` are wrong.
@@ -61,7 +61,7 @@ def single_step(
         return cache[0]
 
     context = Context(
-        load=lambda name: load(reference, device=device, dtype=dtype),
+        load=lambda name: load(reference if name == "base" else name, device=device, dtype=dtype),
         folder=work,
         seed=seed,
         model_name=reference,
@@ -78,10 +78,13 @@ def single_step(
             shutil.rmtree(work, ignore_errors=True)
         clean_unless(work, key)
         runtime.seed_everything(seed)
-        outcome = step.run(context)
+        with energy.Meter() as meter:
+            outcome = step.run(context)
+            spent = meter.read().to_dict()
+        outcome.result["energy"] = spent
         if folder is not None and outcome.model is not None:
             made_by = {verb: step.model_dump(mode="json", by_alias=True, exclude_none=True)}
-            save_model(outcome, folder, folder.name, made_by, inputs, seed, key)
+            save_model(outcome, folder, folder.name, made_by, inputs, seed, key, spent)
     except BaseException:
         if folder is None or not (work / "checkpoint").exists():
             shutil.rmtree(work, ignore_errors=True)

@@ -12,7 +12,15 @@ View = dict[str, Any]
 
 
 def note(text: str, tone: str = "info") -> View:
-    """A sentence for the reader; tone is ``info``, ``good`` or ``warning``."""
+    """A sentence for the reader.
+
+    The first of a step that isn't a ``source`` is its line in the report's short story, so it says what came of the
+    step in words that need no knowledge of the method.
+
+    Args:
+        text: The sentence.
+        tone: ``info``, ``good``, ``warning``, or ``source`` for how a figure was made.
+    """
     return {"kind": "note", "text": text, "tone": tone}
 
 
@@ -46,3 +54,8 @@ def samples(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -
 def masked_text(title: str, pieces: Sequence[tuple[str, bool]]) -> View:
     """A text whose pieces carry loss or don't: what the audit shows."""
     return {"kind": "masked_text", "title": title, "pieces": [[text, bool(on)] for text, on in pieces]}
+
+
+def document(title: str, text: str) -> View:
+    """A longer text, shown folded."""
+    return {"kind": "document", "title": title, "text": text}

@@ -5,6 +5,7 @@ A card says from which parents, with which settings, data, seed and versions a m
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,14 @@ FORMAT = "posttrain-card/1"
 
 
 def new_card(
-    parent: LanguageModel, *, name: str, made_by: dict[str, Any], inputs: dict[str, Any], seed: int, key: str = ""
+    parent: LanguageModel,
+    *,
+    name: str,
+    made_by: dict[str, Any],
+    inputs: dict[str, Any],
+    seed: int,
+    key: str = "",
+    energy: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The card of a model made from another.
 
@@ -26,6 +34,7 @@ def new_card(
         inputs: Hashes of the data that went in.
         seed: Seed of the step.
         key: Content key of the step.
+        energy: What the step took, as `posttrain.core.energy.Energy.to_dict` gives it.
     """
     before, machine = parent.card, runtime.machine()
     root = before.get("root") or {"reference": parent.reference, "source": before.get("source")}
@@ -33,6 +42,7 @@ def new_card(
     base = {"base": parent.reference} if parent.adapter is not None else {}
     # An adapter's base is loaded without the head that the task gave it; a whole network's configuration describes it.
     head = {"head": before["head"]} if parent.adapter is not None and "head" in before else {}
+    cutoff = {"knowledge_cutoff": said} if (said := knowledge_cutoff(parent)) else {}
     return {
         "format": FORMAT,
         "name": name,
@@ -40,16 +50,41 @@ def new_card(
         **base,
         **head,
         "license": before.get("license"),
+        **cutoff,
         "parents": [{"name": before.get("name", parent.reference), "key": before.get("key")}],
         "history": [
             *before.get("history", []),
-            {"name": name, "made_by": made_by, "inputs": inputs, "seed": seed, "key": key},
+            {
+                "name": name,
+                "made_by": made_by,
+                "inputs": inputs,
+                "seed": seed,
+                "key": key,
+                **({"energy": energy} if energy is not None else {}),
+            },
         ],
         "surgery": list(before.get("surgery", [])),
         "key": key,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: machine[name] for name in ("posttrain", "torch", "transformers", "python")},
     }
+
+
+# How chat templates tell a model when its training texts end: "Cutting Knowledge Date: December 2023" (Llama 3),
+# "Knowledge cutoff: 2024-06" (gpt-oss).
+_CUTOFF = re.compile(
+    r"(?:knowledge cut-?off(?: date)?|cutting knowledge date)\s*:\s*((?:[A-Z][a-z]+ )?\d{4}(?:-\d{2}){0,2})",
+    re.IGNORECASE,
+)
+
+
+def knowledge_cutoff(model: LanguageModel) -> str | None:
+    """When a model's training texts end: what its card says, else what its chat template tells it; None if neither."""
+    if said := model.card.get("knowledge_cutoff"):
+        return str(said)
+    template = getattr(model.tokenizer, "chat_template", None)
+    found = _CUTOFF.search(template) if isinstance(template, str) else None
+    return found[1] if found else None
 
 
 def lineage(card: dict[str, Any]) -> dict[str, list[Any]]:

@@ -62,27 +62,32 @@ class Regularized:
     parts: Mapping[str, Term]
 
 
-def regularize(regularizers: Sequence[Regularizer], batches: Source, beginning: Beginning) -> Regularized:
+def regularize(
+    regularizers: Sequence[Regularizer], batches: Source, beginning: Beginning, objective: Objective | None = None
+) -> Regularized:
     """Put a task and its regularizers together; without any, everything stays as it is.
 
     Args:
         regularizers: In the order in which the history shows them; of one kind the second is called ``NAME_2``.
         batches: The task's.
         beginning: Model and task.
+        objective: What is learned where that is more than the task (with teachers, for example), over the same units.
 
     Raises:
         BadRequest: If one of them refuses.
     """
-    terms = {name: each.begin(beginning) for name, each in _named(regularizers)}
+    terms = {name: each.begin(beginning) for name, each in named(regularizers)}
+    learned = objective or beginning.objective
     if not terms:
-        return Regularized(beginning.objective, batches, {})
-    objective = _WithTerms(task=beginning.objective, terms=terms)
+        return Regularized(learned, batches, {})
+    together = _WithTerms(task=learned, terms=terms)
     if any(term.extra for term in terms.values()):
-        batches = _WithExtra(batches, objective)
-    return Regularized(objective, batches, terms)
+        batches = _WithExtra(batches, together)
+    return Regularized(together, batches, terms)
 
 
-def _named(regularizers: Sequence[Regularizer]) -> Iterator[tuple[str, Regularizer]]:
+def named(regularizers: Sequence[Regularizer]) -> Iterator[tuple[str, Regularizer]]:
+    """Regularizers under the names by which the history shows them."""
     seen: dict[str, int] = {}
     for each in regularizers:
         name = term_of(each).rpartition(":")[2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -56,3 +58,25 @@ def test_agrees_with_transformers() -> None:
 def test_refuses(temperature: float) -> None:
     with pytest.raises(ValidationError):
         Temperature(temperature=temperature)
+
+
+def test_properties_in_double_precision() -> None:
+    """Against softmax(z / τ) in Python's own arithmetic, for random scores: probabilities, their order, the limits, and
+    an entropy that rises strictly with τ from 0 to ln V."""
+    temperatures = [0.02, 0.1, 0.3, 0.7, 1.0, 1.5, 3.0, 10.0, 1e4]
+    for seed in range(20):
+        logits = torch.randn(7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+        entropies = []
+        for temperature in temperatures:
+            highest = max(logits.tolist())
+            weights = [math.exp((z - highest) / temperature) for z in logits.tolist()]
+            expected = [weight / sum(weights) for weight in weights]
+            found = Temperature(temperature=temperature)(logits[None], NOTHING).softmax(-1)[0]
+            assert found.dtype == torch.float64
+            assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+            assert found.argsort().tolist() == logits.argsort().tolist() or temperature == temperatures[0]
+            entropies.append(-sum(p * math.log(p) for p in expected if p > 0))
+        assert entropies == sorted(set(entropies))
+        assert entropies[0] < 0.2 and entropies[-1] == pytest.approx(math.log(7), abs=1e-6)
+        frozen = Temperature(temperature=0)(logits[None], NOTHING).softmax(-1)[0]
+        assert frozen.tolist() == [float(place == int(logits.argmax())) for place in range(7)]

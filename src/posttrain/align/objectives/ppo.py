@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from pydantic import Field
 
-from posttrain.align.heads import head_of
 from posttrain.align.objectives import Alignment, Plan
 from posttrain.align.policy import score_tokens, without_dropout
 from posttrain.align.rollout import VALUE_HEAD, Prompt, Rollouts, RolloutSettings, encode_prompts
 from posttrain.data.dataset import Dataset
 from posttrain.data.encoded import Encoded
 from posttrain.data.packing import Packed
+from posttrain.models.scalar_head import head_of
 from posttrain.ops.divergence import estimate_kl
 from posttrain.ops.logprobs import entropy
 from posttrain.train.objectives import Encoding

@@ -2,8 +2,8 @@
 
 With r the head's output at the last token of prompt and answer, the probability that the chosen answer wins is
 sigma(r_c - r_r), and the loss of a pair is -log sigma(r_c - r_r) (Stiennon et al., 2020; Ouyang et al., 2022, equation
-1). Adapter and head are trained together; the head starts at zero, so the first loss is ln 2. Left out: ensembles and
-more than two answers a prompt.
+1). Adapter and head are trained together; the head starts at zero, so the first loss is ln 2. Left out: more than two
+answers a prompt. Several such models judge together in `posttrain.align.reward_ensemble`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from posttrain.align.heads import head_of
 from posttrain.align.objectives import Alignment
 from posttrain.align.pairs import collate_pairs, encode_pairs, pair_metrics, summarize_pairs
-from posttrain.align.reward import REWARD_HEAD, segment_rewards
+from posttrain.align.reward import segment_rewards
 from posttrain.data.dataset import Dataset
 from posttrain.data.encoded import Encoded
 from posttrain.data.packing import Packed
+from posttrain.models.scalar_head import REWARD_HEAD, head_of
 from posttrain.train.objectives import Encoding
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """Write continuations or answers: from prompts given here, in a file, or one a line on standard input.
 
 Without --search the likeliest token is taken (greedy), or tokens are drawn if --temperature, --top-k, --top-p or
---num-samples is given. Other settings go through --set, by the recipe's names: see `posttrain explain generate`.
+--num-samples is given. With another search the first three reshape the distribution that it sees. Other settings go
+through --set, by the recipe's names: see `posttrain explain generate` and `posttrain list search`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from posttrain.decode.generation import Generations
     from posttrain.models.language_model import LanguageModel
 
+# Options that are settings of sampling, and with other searches processors of the same name -> these' setting.
+_RESHAPING = {"temperature": "temperature", "top_k": "k", "top_p": "p"}
+
 
 def add_arguments(parser: Parser) -> None:
     """Model, prompts, and the settings that are asked for most."""
@@ -26,6 +30,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("prompts", nargs="*", metavar="prompt", help="what to continue; after -- it may begin with -")
     parser.add_argument("--batch-file", metavar="F", help='prompts: one a line, or JSON Lines with {"prompt": …}')
     parser.add_argument("--search", metavar="METHOD", help="how tokens are chosen, as in `posttrain list search`")
+    parser.add_argument("--preset", metavar="NAME", help="usual settings for a use: posttrain temperature presets")
     parser.add_argument("--temperature", type=float, metavar="X", help="flatter above 1, sharper below")
     parser.add_argument("--top-k", type=int, metavar="N", help="draw from the N likeliest tokens only")
     parser.add_argument(
@@ -42,32 +47,38 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(request: Request) -> dict[str, Any]:
-    """`generations` in the prompts' order, `tokens_per_second`, `prefill_seconds`, `decode_seconds`."""
+    """`generations` in the prompts' order, `tokens_per_second`, `prefill_seconds`, `decode_seconds`, `energy`."""
     from posttrain.cli.single_steps import part
     from posttrain.core import catalog
     from posttrain.core.recipe import apply_overrides
 
     options = request.options
-    settings = {"prompts": _prompts(options), "chat": options.chat, **_search(options)}
+    search, reshaping = _search(options)
+    settings = {"prompts": _prompts(options), "chat": options.chat, **search}
     settings |= given(options, "max_new_tokens", "stop", "batch_size")
     values, place = part(apply_overrides(settings, options.set), options.seed)
+    if reshaping:
+        values["process"] = [*catalog.build_all("process", values.get("process"), "generate.process"), *reshaping]
     step = catalog.find("step", "generate").parse(values, "generate")
     seed = place.pop("seed", 0)
 
+    from posttrain.core.energy import Meter
     from posttrain.models.sources import load
 
     model = load(options.model, **place)
-    if options.json or not _streams(len(settings["prompts"]), options.num_samples or 1):
-        return _result(_generate(model, step, seed))
-    with request.clear_progress():
-        found = _generate(model, step, seed, on_text=lambda _, text: print(text, end="", flush=True))
-        print()
-    return _result(found)
+    with Meter() as meter:
+        if options.json or not _streams(len(step.prompts[: step.limit]) * step.search.continuations):
+            found = _generate(model, step, seed)
+        else:
+            with request.clear_progress():
+                found = _generate(model, step, seed, on_text=lambda _, text: print(text, end="", flush=True))
+                print()
+        return {**_result(found), "energy": meter.read().to_dict()}
 
 
-def _streams(prompts: int, samples: int) -> bool:
+def _streams(texts: int) -> bool:
     """Whether the text is shown while it is written: there is one, and somebody watches."""
-    return sys.stdout.isatty() and prompts == samples == 1
+    return sys.stdout.isatty() and texts == 1
 
 
 def _generate(model: LanguageModel, step: Any, seed: int, **watching: Any) -> Generations:
@@ -97,12 +108,29 @@ def _result(found: Generations) -> dict[str, Any]:
     }
 
 
-def _search(options: argparse.Namespace) -> dict[str, Any]:
-    """The search block, if one is asked for: sampling settings without a search mean sampling."""
-    settings = given(options, "temperature", "top_k", "top_p", "num_samples")
+def _search(options: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The search block, if one is asked for, and processor blocks for options that the search has no settings for.
+
+    Settings of sampling without a search mean sampling. A search that has no settings takes the first token of whatever
+    distribution; there such options are refused as unknown ones.
+    """
+    from posttrain.core import catalog
+
+    settings = given(options, *_RESHAPING, "num_samples")
+    if options.preset is not None:
+        if options.search is not None:
+            raise BadRequest("--preset already says how tokens are chosen.", "Leave out --search.")
+        from posttrain.decode.presets import preset
+
+        ((search, usual),) = preset(options.preset).search.items()
+        return {"search": {search: usual | settings}}, []
     if options.search is None and not settings:
-        return {}
-    return {"search": {options.search or "sampling": settings}}
+        return {}, []
+    term = options.search or "sampling"
+    known = catalog.find("search", term).model_fields
+    reshaping = [name for name in _RESHAPING if name in settings and known and name not in known]
+    blocks = [{name: {_RESHAPING[name]: settings.pop(name)}} for name in reshaping]
+    return {"search": {term: settings}}, blocks
 
 
 def _prompts(options: argparse.Namespace) -> list[str]:
@@ -134,7 +162,7 @@ def show(result: dict[str, Any]) -> None:
     if len(generations) > 1:
         for generation in generations:
             write(Text(generation["prompt"], "bold"), Text(generation["text"]), "")
-    elif not _streams(1, len(generations)):
+    elif not _streams(len(generations)):
         print(generations[0]["text"])
     if sys.stdout.isatty():
         write(Text(f"{number(result['tokens_per_second'])} tokens a second", "dim"))

@@ -20,7 +20,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the quantized model is saved")
     parser.add_argument("--bits", type=int, metavar="N", help="bits a weight")
     parser.add_argument("--group-size", type=int, metavar="N", help="weights that share a scale")
-    parser.add_argument("--calibration", metavar="F", help="texts for methods that look at activations")
+    parser.add_argument(
+        "--calibration", metavar="F", help="texts for methods that look at activations; builtin:handbook if not given"
+    )
     parser.add_recipe_options("max_tokens=4096")
 
 

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from posttrain.decode.processors import DecodeState, LogitsProcessor
+from posttrain.decode.processors._by_row import divide
 
 if TYPE_CHECKING:
     import torch
-
-# Below this the quotients of float32 scores may overflow, and gaps of one rounding step already decide.
-_SMALLEST = 1e-6
 
 
 class Temperature(LogitsProcessor):
@@ -30,7 +28,4 @@ class Temperature(LogitsProcessor):
     def __call__(self, logits: torch.Tensor, state: DecodeState) -> torch.Tensor:
         if self.temperature == 1:
             return logits
-        if self.temperature < _SMALLEST:
-            best = logits.argmax(-1, keepdim=True)  # the first of equals, as in greedy search
-            return logits.new_full(logits.shape, -float("inf")).scatter(-1, best, logits.gather(-1, best))
-        return logits / self.temperature
+        return divide(logits, [self.temperature] * len(logits))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from posttrain.core.settings import Settings
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class Search(Settings):
     """A way to turn the model's distributions into sequences.
 
-    It drives ``job.engine`` (`prefill`, `step`, and `select` and `truncate` on the state), so it may keep one row a
-    sequence, several (beams), try tokens and take them back, or run a second model.
+    It drives ``job.engine`` (`prefill`, `step`, and `select` and `truncate` on the state), by itself or through
+    ``job.drive``, so it may keep one row a sequence, several (beams), try tokens and take them back, run other searches
+    or a second model.
     """
 
     @abstractmethod
@@ -27,5 +28,15 @@ class Search(Settings):
             job: Prompts, engine, processors, endings.
 
         Returns:
-            Ended sequences in any order, the same number for every prompt, numbered by `sample` with the best first.
+            Ended sequences in any order, numbered by `sample` with the best first; `continuations` for every prompt, or
+            as many as the processors allow at all.
         """
+
+    def inputs(self) -> dict[str, Any]:
+        """What besides the settings, the seed and the model decides the outcome: hashes of files."""
+        return {}
+
+    @property
+    def continuations(self) -> int:
+        """How many continuations of each prompt it gives."""
+        return 1

@@ -44,6 +44,10 @@ class Sampling(Search):
         """The settings as processors, in order."""
         return [Temperature(temperature=self.temperature), TopK(k=self.top_k), TopP(p=self.top_p)]
 
+    @property
+    def continuations(self) -> int:
+        return self.num_samples
+
     def run(self, job: Job) -> list[Generated]:
         chain = self.processors()
         return job.token_by_token(

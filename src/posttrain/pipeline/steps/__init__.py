@@ -59,6 +59,7 @@ class Outcome:
         save: Writes the new model to a folder; required with `model`.
         headline: The outcome in a few words, for the overview.
         records: Name of a file in the step's folder with records that later steps may take as their data.
+        failure: A sentence; the run ends with it after the step's record and the report have been written.
     """
 
     result: dict[str, Any]
@@ -67,6 +68,7 @@ class Outcome:
     save: Callable[[Path], None] | None = None
     headline: str | None = None
     records: str | None = None
+    failure: str | None = None
 
 
 class Step(Settings):
@@ -74,9 +76,6 @@ class Step(Settings):
 
     # A step whose body is itself a method block, as in `quantize: {dynamic: {}}`, names the field that takes it.
     body: ClassVar[str | None] = None
-
-    # Fields that take data; the name of an earlier step that left records stands for its file.
-    reads: ClassVar[tuple[str, ...]] = ()
 
     name: str | None = None
     """The step's name, by which later steps and `from` refer to its model; by default its recipe key."""
@@ -100,13 +99,13 @@ class Step(Settings):
         return super().parse(values, where, implied)
 
     def located(self, records: Mapping[str, Path]) -> Self:
-        """The same step with files in place of the names of earlier steps, in the fields that take data.
+        """The same step with files in place of the names of earlier steps, wherever it or a method in it takes data.
 
         Args:
             records: Files that earlier steps left, by the steps' names.
         """
-        found = {field: str(records[name]) for field in self.reads if (name := getattr(self, field)) in records}
-        return self.model_copy(update=found) if found else self
+        found: Self = _located(self, records)
+        return found
 
     def inputs(self, context: Context) -> dict[str, Any]:
         """What besides the settings, the seed and the model decides the outcome: hashes of data, earlier results."""
@@ -115,3 +114,20 @@ class Step(Settings):
     @abstractmethod
     def run(self, context: Context) -> Outcome:
         """Do the work."""
+
+
+def _located(value: Any, records: Mapping[str, Path]) -> Any:
+    """A value with files in place of names, wherever settings in it read data; the value itself if there are none."""
+    if isinstance(value, list):
+        placed = [_located(each, records) for each in value]
+        return placed if any(new is not old for new, old in zip(placed, value)) else value
+    if not isinstance(value, Settings):
+        return value
+    found: dict[str, Any] = {}
+    for name in type(value).model_fields:
+        old = getattr(value, name)
+        reads = name in value.reads and isinstance(old, str) and old in records
+        new = str(records[old]) if reads else _located(old, records)
+        if new is not old:
+            found[name] = new
+    return value.model_copy(update=found) if found else value

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import random
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
 from posttrain.adapt import trainable_share
-from posttrain.align import heads
 from posttrain.align.objectives import Plan
 from posttrain.align.reward import Reward, function_reward, model_reward
+from posttrain.align.reward_ensemble import Ensemble, EnsembleReward
 from posttrain.align.rollout import Prompt, answered, encode_prompts, kl_of_answers, sample_answers
-from posttrain.core import events, files, runtime
+from posttrain.core import events, runtime
 from posttrain.core.catalog import block, term_of
 from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
-from posttrain.data.collate import Batches
 from posttrain.data.encoded import Encoded
-from posttrain.models import saving
+from posttrain.models import scalar_head
+from posttrain.models.heads import task_head
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.sources import load, resolve
-from posttrain.pipeline.steps import Context, Outcome, Step
-from posttrain.pipeline.views import View, curve, facts, samples
-from posttrain.train.loop import Loop, Training, TrainResult, evaluate, train
-from posttrain.train.objectives import Encoding
+from posttrain.pipeline.steps import Context, Outcome
+from posttrain.pipeline.steps._learning import (
+    Learning,
+    hashes,
+    part_held_out,
+    save_learned,
+    stamp,
+    told_if_unmergeable,
+)
+from posttrain.pipeline.views import View, curve, facts, note, samples
+from posttrain.train.loop import TrainResult, evaluate, train
 
 
-class Align(Step, Training):
+class Align(Learning):
     """Align the current model, or train a reward model."""
-
-    reads: ClassVar[tuple[str, ...]] = ("data", "validation")
 
     objective: block("align")  # type: ignore[valid-type]
     """How, as in {dpo: {beta: 0.1}}."""
@@ -40,41 +44,20 @@ class Align(Step, Training):
     data: str | None = None
     """Preference pairs or prompts: a file, hub:owner/name or builtin:NAME; built-in data when not given."""
 
-    columns: dict[str, str] = {}
-    """Maps the names posttrain uses (prompt, chosen, rejected) to the file's own."""
-
-    limit: int | None = Field(None, ge=1)
-    """Use only the first so many records."""
-
     validation: str | None = None
     """Held-out pairs; when not given, some of the data are held out."""
 
     held_out: float = Field(0.1, ge=0, lt=1)
     """Share of the pairs that is held out where no validation is given."""
 
-    reward: str | None = None
-    """Scores answers: a reward model (an earlier step's name or a folder), or module:function."""
+    reward: str | list[str] | None = None
+    """Scores answers: a reward model (an earlier step's name or a folder), or module:function; several as a list."""
 
-    adapt: block("adapt") = Field(default_factory=lambda: {"lora": {}})  # type: ignore[valid-type]
-    """What is trained, as in {lora: {rank: 8}}."""
-
-    encoding: Encoding = Encoding()
-    """How records become tokens."""
-
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps, instead of episodes."""
+    ensemble: Ensemble = Ensemble()
+    """How the scores of several rewards become one."""
 
     episodes: int | None = Field(None, ge=1)
     """Sampled answers, or pairs, to learn from; when not given, one pass over the data."""
-
-    batch_size: int = Field(8, ge=1)
-    """Pairs or answers in one optimizer step."""
-
-    tokens_per_pass: int = Field(512, ge=16)
-    """Most tokens that go through the network at once; a batch is split to fit."""
-
-    learning_rate: float | None = Field(None, gt=0)
-    """Base learning rate; when not given, one that suits the adapter."""
 
     max_new_tokens: int = Field(48, ge=1)
     """Most tokens of a sampled answer."""
@@ -84,15 +67,15 @@ class Align(Step, Training):
 
     def inputs(self, context: Context) -> dict[str, Any]:
         """Hashes of data and reward."""
-        found: dict[str, Any] = {}
-        for key, records in (("data", self._records), ("validation", self._validation)):
-            if records is not None:
-                found[key] = {"source": records.source, "hash": records.hash}
-        if self.reward in context.keys:
-            found["reward"] = context.keys[self.reward]
-        elif self.reward and Path(self.reward).is_dir():
-            found["reward"] = files.hash_folder(self.reward)
+        found = hashes({"data": self._records, "validation": self._validation})
+        for number, name in enumerate(self.reward_names):
+            found["reward" if isinstance(self.reward, str) else f"reward_{number}"] = stamp(name, context)
         return found
+
+    @property
+    def reward_names(self) -> list[str]:
+        """Names or references of the rewards."""
+        return [self.reward] if isinstance(self.reward, str) else list(self.reward or [])
 
     @cached_property
     def _records(self) -> dataset.Dataset:
@@ -105,32 +88,48 @@ class Align(Step, Training):
 
     def run(self, context: Context) -> Outcome:
         """Judge, align, judge again."""
-        if self.objective.samples_policy and self.reward is None:
+        if self.objective.samples_policy and not self.reward_names:
             raise BadRequest("Sampled answers need a reward.", "Give `reward`: a reward model or module:function.")
+        if "ensemble" in self.model_fields_set and len(self.reward_names) < 2:
+            raise BadRequest("`ensemble` combines several rewards.", "List them, as in reward: [first, second].")
+        context = self._seeded(context)
         model = context.model
         if model.adapter is not None:
             raise BadRequest(
                 f"{context.model_name} still carries an adapter.", "Put a `merge` step before aligning it."
             )
+        self._refuse_classifier(context.model_name, model)
         work = _Work(self, context, model, self._reward(context, model))
         work.judge("before")
         work.train()
         work.judge("after")
         return work.outcome()
 
+    def _refuse_classifier(self, name: str, model: LanguageModel) -> None:
+        """Refuse a network that has a head for labels, or that can't write where answers are wanted of it."""
+        head = next(iter(task_head(model.network)), None)
+        if head is not None or (self.objective.makes_policy and not model.network.can_generate()):
+            what = f"has a head for labels, `{head}`" if head else "doesn't continue texts"
+            raise BadRequest(
+                f"{name} is a {type(model.network).__name__}, which {what}; `align` needs a language model.",
+                "Start from the language model it was made of, as in from: base.",
+            )
+
     def _reward(self, context: Context, model: LanguageModel) -> Reward | None:
-        """The reward, loaded while the policy is still as it was."""
-        if self.reward is None:
-            return None
-        if self.reward in context.keys:
-            judge = context.load(self.reward)
-        elif Path(self.reward).exists() or ":" not in self.reward:
-            resolve(self.reward)
-            judge = load(self.reward, device=str(model.device), dtype=str(model.network.dtype).removeprefix("torch."))
+        """The reward or the ensemble, loaded while the policy is still as it was."""
+        members = [self._member(name, context, model) for name in self.reward_names]
+        return EnsembleReward(members, self.ensemble) if len(members) > 1 else next(iter(members), None)
+
+    def _member(self, name: str, context: Context, model: LanguageModel) -> Reward:
+        if name in context.keys:
+            judge = context.load(name)
+        elif Path(name).exists() or ":" not in name:
+            resolve(name)
+            judge = load(name, device=str(model.device), dtype=str(model.network.dtype).removeprefix("torch."))
         else:
-            return function_reward(self.reward)
+            return function_reward(name)
         frozen = None if self.adapt.in_place else model.network
-        return model_reward(judge, frozen, self.encoding.chat, self.tokens_per_pass)
+        return model_reward(judge, frozen, tokens_per_pass=self.tokens_per_pass)
 
 
 class _Work:
@@ -162,20 +161,21 @@ class _Work:
         self.texts: dict[str, list[str]] = {}
         step.adapt.apply(model.network)
         if self.objective.head:
-            heads.attach(model.network, self.objective.head)
+            head = scalar_head.attach(model.network, self.objective.head)
+            dialogues = (not isinstance(getattr(record, "prompt", ""), str) for record in learned.records)
+            head.chat = bool(step.encoding.chat) or any(dialogues)
         self.trainable, self.share = trainable_share(model.network)
+        self.told = told_if_unmergeable(model.network)
 
     def _parts(self) -> tuple[dataset.Dataset, dataset.Dataset | None]:
         """What is learned from, and the pairs that are held out."""
         records, given = self.step._records, self.step._validation
         if self.objective.samples_policy or given is not None:
             return records, given
-        count = round(self.step.held_out * len(records)) or int(self.step.held_out > 0 and len(records) > 1)
-        order = list(range(len(records)))
-        random.Random(self.context.seed).shuffle(order)
-        if count == 0:
+        indices = part_held_out(len(records), self.step.held_out, self.context.seed)
+        if not indices[1]:
             return records, None
-        chosen = [[records[i] for i in sorted(part)] for part in (order[count:], order[:count])]
+        chosen = [[records[i] for i in part] for part in indices]
         learned, held = (dataset.Dataset(part, records.kind, records.source, records.columns) for part in chosen)
         return learned, held
 
@@ -196,16 +196,17 @@ class _Work:
         found: dict[str, float] = {}
         if not self.objective.samples_policy:
             items = self.held if self.held is not None else self.items
-            collate = lambda part: self.objective.collate(part).to(self.model.device)  # noqa: E731
-            passes = next(iter(Batches(items, len(items), self.step.tokens_per_pass, shuffle=False, collate=collate)))
+            passes = (batch.to(self.model.device) for batch in self.step._passes(items, self.objective))
             found |= evaluate(self.model.network, self.objective, passes)
             found["reward"] = found[self.objective.margin]
         if self.prompts:
             answers = sample_answers(self.model, self.prompts, self.step.max_new_tokens, self.context.seed)
             self.texts[when] = [answer.text for answer in answers]
             if self.reward is not None:
-                scores = self.reward.score([prompt.source for prompt in self.prompts], self.texts[when])
-                found["reward"] = sum(scores) / len(scores)
+                judged = self.reward.judge([prompt.source for prompt in self.prompts], self.texts[when])
+                found["reward"] = sum(judged.scores) / len(judged.scores)
+                if judged.disagreement is not None:
+                    found["disagreement"] = judged.disagreement
             if when == "after":
                 items = [answered(prompt, answer.token_ids) for prompt, answer in zip(self.prompts, answers)]
                 found |= self._kl(items)
@@ -236,14 +237,12 @@ class _Work:
             autocast=step.autocast,
         )
         steps = step.steps or objective.steps_for(episodes, step.batch_size)
-        shared = {key: getattr(step, key) for key in Training.model_fields}
-        rate = step.learning_rate or step.adapt.default_learning_rate
         self.batches = objective.batches(self.model, self.items, plan)
         self.result = train(
             self.model.network,
             objective,
             self.batches,
-            Loop(steps=steps, learning_rate=rate, **shared),
+            step._settings_of_loop(steps, objective.rising),
             parts={term_of(step.adapt): step.adapt},
             checkpoint=self.context.folder / "checkpoint",
             name="Align",
@@ -251,7 +250,7 @@ class _Work:
 
     def outcome(self) -> Outcome:
         """Numbers, views and the model."""
-        head = heads.detach(self.model.network, self.objective.head) if self.objective.head else None
+        head = scalar_head.detach(self.model.network, self.objective.head) if self.objective.head else None
         if self.step.adapt.in_place:
             self.step.adapt.merge(self.model.network)
         else:
@@ -260,12 +259,9 @@ class _Work:
         numbers = self._result(rollouts)
 
         def save(folder: Path) -> None:
-            if self.model.adapter is not None:
-                self.model.adapter.save(self.model, folder)
-            else:
-                saving.write(self.model, folder)
+            save_learned(self.model, folder)
             if head is not None and self.objective.keeps_head:
-                heads.save(head, folder, self.objective.head)
+                scalar_head.save(head, folder, self.objective.head)
 
         return Outcome(numbers, self._views(numbers, rollouts), self.model, save, _headline(numbers))
 
@@ -291,6 +287,10 @@ class _Work:
             "history": result.history,
             "rollouts": rollouts,
         }
+        if "disagreement" in before:
+            # How much the rewards differ about an answer: their standard deviation, averaged over the answers.
+            for when, found in self.numbers.items():
+                numbers[f"disagreement_{when}"] = found["disagreement"]
         if not self.objective.samples_policy:
             for key in ("loss", "margin", "accuracy", "calibration_error"):
                 numbers[f"pairs_{key}_before"], numbers[f"pairs_{key}_after"] = before[key], after[key]
@@ -312,7 +312,7 @@ class _Work:
                 for prompt, *texts in zip(self.prompts, self.texts["before"], self.texts["after"])
             ]
             views.append(samples("Answers before and after", ["prompt", "before", "after"], rows))
-        return views
+        return [_told(numbers), *views, *self.told]
 
 
 def _curves(result: TrainResult, rollouts: list[dict[str, float]]) -> list[View]:
@@ -332,12 +332,29 @@ def _curves(result: TrainResult, rollouts: list[dict[str, float]]) -> list[View]
         for title, unit, key in (
             ("Reward of sampled answers", "reward", "reward"),
             ("KL from the reference", "nats an answer", "kl"),
+            ("Disagreement of the rewards", "standard deviation", "disagreement"),
         )
+        if key in rollouts[0]
     ]
+
+
+def _told(numbers: dict[str, Any]) -> View:
+    """What alignment came to, in a sentence."""
+    if "accuracy" in numbers:
+        which = "held-out pairs" if numbers["pairs_held_out"] else "pairs it learned from"
+        share, count = numbers["accuracy"], numbers["pairs_measured"]
+        text = f"{share:.0%} of {count} {which} are put in the right order; guessing gives 50 %."
+        return note(text, "good" if share > 0.5 else "warning")
+    before, after = numbers["reward_before"], numbers["reward_after"]
+    moved = f", {numbers['kl']:.2g} nats an answer away from where it started" if numbers["kl"] is not None else ""
+    way = "rose" if after > before else "fell" if after < before else "stayed"
+    text = f"The reward of sampled answers {way} from {before:.3g} to {after:.3g}{moved}."
+    return note(text, "good" if after > before else "warning")
 
 
 def _headline(numbers: dict[str, Any]) -> str:
     if "accuracy" in numbers:
         told = "held-out pairs" if numbers["pairs_held_out"] else "pairs"
         return f"{numbers['accuracy']:.0%} of {told} in the right order"
-    return f"reward {numbers['reward_before']:.3g} → {numbers['reward_after']:.3g} at a KL of {numbers['kl']:.2g} nats"
+    moved = f" at a KL of {numbers['kl']:.2g} nats" if numbers["kl"] is not None else ""
+    return f"reward {numbers['reward_before']:.3g} → {numbers['reward_after']:.3g}{moved}"

@@ -6,11 +6,20 @@ from typing import Any
 
 from pydantic import Field
 
+from posttrain.core.catalog import build, terms
+from posttrain.core.errors import BadRequest
 from posttrain.data import audit as auditing
 from posttrain.data import dataset
 from posttrain.data.chat_template import TrainOn
+from posttrain.data.encoded import Encoded
+from posttrain.models.heads import has_head, label_names
+from posttrain.models.language_model import LanguageModel
+from posttrain.models.sources import NETWORK_CLASSES
 from posttrain.pipeline.steps import Context, Outcome, Step
-from posttrain.pipeline.views import facts, masked_text, note
+from posttrain.pipeline.views import View, facts, masked_text, note
+from posttrain.train.objectives import Encoding
+
+_LABELS = 12  # shown
 
 
 class Audit(Step):
@@ -48,8 +57,17 @@ class Audit(Step):
     def run(self, context: Context) -> Outcome:
         """Audit and show the first record with its mask."""
         model = context.model
-        limit = self.max_length or model.context_length
-        found = auditing.audit(self._read(), model.tokenizer, max_length=limit, train_on=self.train_on, chat=self.chat)
+        records, limit = self._read(), self.max_length or model.context_length
+        encoded = _as_its_task_reads(model, records)
+        found = auditing.audit(
+            records, model.tokenizer, max_length=limit, train_on=self.train_on, chat=self.chat, encoded=encoded
+        )
+        if found.loss_tokens is not None and model.network.get_output_embeddings() is None:
+            raise BadRequest(
+                f"{context.model_name} is a {type(model.network).__name__}, which predicts no tokens, and {found.kind} "
+                "records teach nothing else.",
+                "Give records with labels or tags, or audit them with a language model.",
+            )
         result = found.to_dict()
         pieces = result.pop("samples", [])
         shown = {
@@ -64,6 +82,8 @@ class Audit(Step):
             "repeated records": found.duplicates,
         }
         views = [facts("What will be learned", shown)]
+        if encoded is not None:
+            views.append(_labels(model))
         if found.loss_tokens == 0:
             views.append(note("No token carries loss: training on this set would change nothing.", "warning"))
         if found.truncated:
@@ -72,3 +92,25 @@ class Audit(Step):
             views.append(masked_text("The first record as the model sees it", pieces[0]))
         share = "" if found.loss_share is None else f", {found.loss_share:.0%} of the tokens carry loss"
         return Outcome(result, views, headline=f"{found.rows} records{share}")
+
+
+def _as_its_task_reads(model: LanguageModel, records: dataset.Dataset) -> list[Encoded] | None:
+    """What the objective of a network with a head for a task makes of the records; None for all other networks.
+
+    Raises:
+        BadRequest: If the records aren't of a kind it can learn from, or have labels that the network doesn't know.
+    """
+    learned = set(terms("objective"))
+    task = next((name for name in NETWORK_CLASSES if name in learned and has_head(model.network, name)), None)
+    if task is None:
+        return None
+    encoded: list[Encoded] = build("objective", task).encode(records, model, Encoding())
+    return encoded
+
+
+def _labels(model: LanguageModel) -> View:
+    names = label_names(model.network)
+    shown = ", ".join(names[:_LABELS]) + (f" and {len(names) - _LABELS} more" if len(names) > _LABELS else "")
+    return note(
+        f"{type(model.network).__name__} learns labels, so no token carries loss by itself. Its labels: {shown}."
+    )

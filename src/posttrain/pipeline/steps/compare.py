@@ -9,12 +9,13 @@ from pydantic import Field
 from posttrain.core import catalog
 from posttrain.core.errors import BadRequest
 from posttrain.decode.generation import generate
-from posttrain.measure import Measurement, ModelMetric
+from posttrain.measure import Measurement, ModelMetric, signature_differences
 from posttrain.models.language_model import LanguageModel
+from posttrain.pipeline.quantities import is_number, label, show
 from posttrain.pipeline.speed import tokens_per_second
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.pipeline.steps.generate import read_prompts
-from posttrain.pipeline.views import View, samples, scatter, table
+from posttrain.pipeline.views import View, note, samples, scatter, table
 
 
 class Compare(Step):
@@ -28,6 +29,9 @@ class Compare(Step):
 
     prompts: list[str] | str = "builtin:prompts"
     """Prompts of the samples."""
+
+    limit: int | None = Field(8, ge=1)
+    """Answer only the first so many prompts; null answers all."""
 
     chat: bool = True
     """Ask the prompts through the chat template."""
@@ -64,26 +68,33 @@ class Compare(Step):
     def run(self, context: Context) -> Outcome:
         """Measure every model the same way, one after the other."""
         rows: dict[str, dict[str, Any]] = {}
+        measured: dict[str, list[Measurement]] = {}
         texts: dict[str, list[list[str]]] = {}
         for name in [*self._names(), context.model_name]:
             model = context.model if name == context.model_name else context.load(name)
-            rows[name] = self._row(model)
+            measured[name] = [metric.measure(model) for metric in self._metrics()]
+            rows[name] = self._row(model, measured[name])
             if self._wants("samples"):
                 texts[name] = self._samples(model, context.seed)
-        result: dict[str, Any] = {"models": rows}
-        views = _views(rows)
+        differing = _differing(measured)
+        if any("tokenizer" in names for names in differing.values()):
+            _add_bits_per_byte(rows, measured)
+        result: dict[str, Any] = {"models": rows, "measured_differently": differing}
+        views = [_told(rows), *_views(rows)]
+        for metric, names in differing.items():
+            words = f"The models' {metric.replace('_', ' ')} was measured differently ({', '.join(names)})"
+            views.append(note(f"{words}: these values can't be compared. Bits per byte of a text can.", "warning"))
         if texts:
-            prompts = read_prompts(self.prompts)
+            prompts = read_prompts(self.prompts)[: self.limit]
             for kind, title in enumerate(["Greedy answers", "Sampled answers"][: len(next(iter(texts.values())))]):
                 shown = [[p, *(texts[n][kind][i] for n in texts)] for i, p in enumerate(prompts)]
                 views.append(samples(title, ["prompt", *texts], shown))
                 result[title.lower().replace(" ", "_")] = [dict(zip(["prompt", *texts], row)) for row in shown]
         return Outcome(result, views, headline=f"{len(rows)} models side by side")
 
-    def _row(self, model: LanguageModel) -> dict[str, Any]:
+    def _row(self, model: LanguageModel, measured: list[Measurement]) -> dict[str, Any]:
         row: dict[str, Any] = {}
-        for metric in self._metrics():
-            found: Measurement = metric.measure(model)
+        for found in measured:
             row[found.name] = found.value
             row[f"{found.name}_interval"] = list(found.interval) if found.interval else None
         if self._wants("size"):
@@ -94,7 +105,7 @@ class Compare(Step):
 
     def _samples(self, model: LanguageModel, seed: int) -> list[list[str]]:
         searches = [catalog.build("search", "greedy")] + ([self.sampling] if self.sampling else [])
-        prompts = read_prompts(self.prompts)
+        prompts = read_prompts(self.prompts)[: self.limit]
         return [
             [
                 g.text
@@ -104,6 +115,36 @@ class Compare(Step):
             ]
             for search in searches
         ]
+
+
+def _differing(measured: dict[str, list[Measurement]]) -> dict[str, list[str]]:
+    """By metric what its measurements of the models differ in, beside the model; nothing where they don't."""
+    found: dict[str, list[str]] = {}
+    first, *others = measured.values()
+    for other in others:
+        for one, another in zip(first, other):
+            if names := signature_differences(one.signature, another.signature):
+                found[one.name] = list(dict.fromkeys([*found.get(one.name, []), *names]))
+    return found
+
+
+def _add_bits_per_byte(rows: dict[str, dict[str, Any]], measured: dict[str, list[Measurement]]) -> None:
+    """Beside metrics whose value depends on the tokenizer, the figure that doesn't."""
+    for name, found in measured.items():
+        for each in found:
+            if each.parts.get("bits_per_byte") is not None:
+                rows[name].setdefault("bits_per_byte", each.parts["bits_per_byte"])
+
+
+def _told(rows: dict[str, dict[str, Any]]) -> View:
+    """The last model beside the first, figure by figure."""
+    (first, before), *_, (last, after) = rows.items() if len(rows) > 1 else [*rows.items()] * 2
+    changes = [
+        f"{label(key)} {show(before[key], key)} → {show(after[key], key)}"
+        for key in before
+        if is_number(before[key]) and is_number(after.get(key))
+    ]
+    return note(f"From {first} to {last}: {', '.join(changes)}." if changes else f"{len(rows)} models answered.")
 
 
 def _views(rows: dict[str, dict[str, Any]]) -> list[View]:

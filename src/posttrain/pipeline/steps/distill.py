@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -18,7 +16,6 @@ from posttrain.core import events, files, runtime
 from posttrain.core.catalog import block, blocks, build, term_of
 from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
-from posttrain.data.collate import Batches
 from posttrain.data.encoded import Encoded
 from posttrain.distill.distillation import Distillation
 from posttrain.distill.student import build as build_student
@@ -26,19 +23,17 @@ from posttrain.models import saving
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.sources import load
 from posttrain.pipeline.speed import pass_tokens_per_second, tokens_per_second
-from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.steps import Context, Outcome
+from posttrain.pipeline.steps._learning import TaskLearning, part_held_out, quantized_beneath, stamp
 from posttrain.pipeline.views import View, curve, note, scatter, table
-from posttrain.train.loop import Loop, Training, TrainResult, evaluate, train
-from posttrain.train.objectives import Encoding, Objective
+from posttrain.train.loop import TrainResult, evaluate, train
 
 # Speed is the best of so many rounds, for a model that only reads each over at most so many passes.
 _ROUNDS, _PASSES = 3, 16
 
 
-class Distill(Step, Training):
+class Distill(TaskLearning):
     """Train a student from a teacher, and the same student without one for comparison."""
-
-    reads: ClassVar[tuple[str, ...]] = ("data", "validation")
 
     student: str
     """The student: layers:15 (or half, 0,2,5, first:4, last:4, ends:4), a configuration file, or a model."""
@@ -55,68 +50,20 @@ class Distill(Step, Training):
     baseline: bool = True
     """Also train the same student without a teacher, for as many steps on the same data."""
 
-    data: str
-    """What is learned from: a file, hub:owner/name or builtin:NAME."""
-
-    kind: str | None = None
-    """Kind of records; found out from the columns when not given."""
-
-    columns: dict[str, str] = {}
-    """Maps the names posttrain uses (prompt, completion …) to the file's own."""
-
-    split: str | None = None
-    """Split of a hub data set."""
-
-    limit: int | None = Field(None, ge=1)
-    """Use only the first so many records."""
-
     validation: str | None = None
     """Data of the same kind on which all models are measured; when not given, some of the data are held out."""
 
     held_out: float = Field(0.1, ge=0, lt=1)
     """Share of the data that is held out where no validation is given."""
 
-    objective: block("objective") = Field(default_factory=lambda: {"language_modeling": {}})  # type: ignore[valid-type]
-    """The task, as in {language_modeling: {}}."""
-
     adapt: block("adapt") = Field(default_factory=lambda: {"full": {}})  # type: ignore[valid-type]
     """What of the student is trained; what an adapter learned is merged into it."""
 
-    encoding: Encoding = Encoding()
-    """How records become tokens."""
-
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps; 100 when neither steps nor epochs are given."""
-
-    epochs: float | None = Field(None, gt=0)
-    """Passes over the data, instead of steps."""
-
-    batch_size: int = Field(8, ge=1)
-    """Records in one optimizer step."""
-
-    tokens_per_pass: int = Field(512, ge=16)
-    """Most tokens that go through the networks at once; a batch is split to fit."""
-
-    learning_rate: float | None = Field(None, gt=0)
-    """Base learning rate; when not given, one that suits the adapter."""
-
     def inputs(self, context: Context) -> dict[str, Any]:
         """Hashes of data, teachers and student."""
-        found: dict[str, Any] = {"student": _stamp(self.student, context)}
-        for number, name in enumerate(self.teacher_names):
-            found[f"teacher_{number}"] = _stamp(name, context)
-        for key, records in (("data", self._records), ("validation", self._validation)):
-            if records is not None:
-                found[key] = {"source": records.source, "hash": records.hash}
-        return found
-
-    @cached_property
-    def _records(self) -> dataset.Dataset:
-        return dataset.read(self.data, kind=self.kind, columns=self.columns, split=self.split, limit=self.limit)
-
-    @cached_property
-    def _validation(self) -> dataset.Dataset | None:
-        return dataset.read(self.validation, kind=self.kind, columns=self.columns) if self.validation else None
+        found = {"student": stamp(self.student, context)}
+        found |= {f"teacher_{number}": stamp(name, context) for number, name in enumerate(self.teacher_names)}
+        return found | super().inputs(context)
 
     @property
     def teacher_names(self) -> list[str]:
@@ -129,11 +76,11 @@ class Distill(Step, Training):
             raise BadRequest(
                 "What this adapter learns can't be merged into the student.", "Choose another one, for example full."
             )
-        work = _Work(self, context)
+        work = _Work(self, self._seeded(context))
         student, taught = work.train("student", work.distillation)
         models, results = {"teacher": work.teachers[0], "student": student}, {"student": taught}
         if self.baseline:
-            models["baseline"], results["baseline"] = work.train("baseline", self.objective)
+            models["baseline"], results["baseline"] = work.train("baseline")
         measured = work.measure(models)
         numbers = self._numbers(measured, results, work.metric) | {"measured_on": work.measured_on}
         views = self._views(measured, results, numbers)
@@ -180,6 +127,7 @@ class Distill(Step, Training):
         }
         if judged:
             views.append(curve(f"Loss on the {where}", "step", self.objective.unit, judged))
+        views += self._term_curves(results["student"])
         columns = list(measured["teacher"])
         rows = [[name, *(values[key] for key in columns)] for name, values in measured.items()]
         views.append(table("Quality, size and speed", ["", *(key.replace("_", " ") for key in columns)], rows))
@@ -192,16 +140,6 @@ class Distill(Step, Training):
             text += "lower than without." if gained > 0 else "higher than without."
             views.append(note(text, "good" if gained > 0 else "warning"))
         return views
-
-
-def _stamp(name: str, context: Context) -> str:
-    """What tells whether a model has changed: an earlier step's key, a hash of local files, or the reference itself."""
-    if name in context.keys:
-        return context.keys[name]
-    path = Path(name)
-    if path.is_dir():
-        return files.hash_folder(path)
-    return files.hash_file(path) if path.is_file() else name
 
 
 class _Work:
@@ -217,8 +155,7 @@ class _Work:
         method = step.teachers or build("teachers", "single" if len(self.teachers) == 1 else "multi")
         self.distillation = Distillation(task=self.objective, losses=step.losses, teacher=method, models=self.teachers)
         self.items, held, self.measured_on = self._parts(self._student())
-        groups = Batches(held, len(held), step.tokens_per_pass, shuffle=False, collate=self.objective.collate)
-        self.held_out: list[Any] = next(iter(groups))
+        self.held_out = step._passes(held, self.objective)
         # What the task is judged by; for a language model that isn't its loss but what people know better.
         self.metric = next(iter(self.objective.baseline(held)), "perplexity" if self.teachers[0].is_causal else "loss")
 
@@ -246,52 +183,41 @@ class _Work:
         student = build_student(self.step.student, self.teachers[0], self._load)
         if student.adapter is not None:
             raise BadRequest(f"{student.reference} carries an adapter.", "Merge it before making it a student.")
-        self.objective.prepare(student, self.step._records)
+        self.fresh = self.step._prepare(student)
         return student
 
     def _encode(self, student: LanguageModel, records: dataset.Dataset) -> list[Encoded]:
         """Records as sequences that fit all networks."""
         wanted = [self.step.encoding.max_length] if self.step.encoding.max_length else []
         limits = [*wanted, *(m.context_length for m in (student, *self.teachers) if m.context_length)]
-        encoding = self.step.encoding.model_copy(update={"max_length": min(limits, default=None)})
-        items: list[Encoded] = self.objective.encode(records, student, encoding)
-        return items
+        return self.step._encode(student, records, min(limits, default=None))
 
     def _parts(self, student: LanguageModel) -> tuple[list[Encoded], list[Encoded], str]:
         """Sequences to learn from and to measure on, and what the latter are."""
         items = self._encode(student, self.step._records)
         if self.step._validation is not None:
             return items, self._encode(student, self.step._validation), "validation data"
-        count = round(self.step.held_out * len(items)) or int(self.step.held_out > 0 and len(items) > 1)
-        if count == 0:
+        parts = part_held_out(len(items), self.step.held_out, self.context.seed)
+        learned, held = ([items[i] for i in part] for part in parts)
+        if not held:
             return items, items, "training data"
-        order = list(range(len(items)))
-        random.Random(self.context.seed).shuffle(order)
-        learned, held = ([items[i] for i in sorted(part)] for part in (order[count:], order[:count]))
         return learned, held, "held-out part of the data"
 
-    def _loop(self) -> Loop:
-        step = self.step
-        if step.steps and step.epochs:
-            raise BadRequest("Both steps and epochs are given.", "Give one of them.")
-        per_epoch = math.ceil(len(self.items) / step.batch_size)
-        steps = step.steps or (max(1, round(step.epochs * per_epoch)) if step.epochs else 100)
-        rate = step.learning_rate or step.adapt.default_learning_rate
-        shared = {key: getattr(step, key) for key in Training.model_fields}
-        if step.early_stopping:
-            shared["early_stopping"] = step.early_stopping.told(step.objective.rising)
-        return Loop(steps=steps, learning_rate=rate, **shared)
-
-    def train(self, name: str, objective: Objective) -> tuple[LanguageModel, TrainResult]:
-        """A new student trained by an objective; taken from the checkpoint if that has been done.
+    def train(self, name: str, distillation: Distillation | None = None) -> tuple[LanguageModel, TrainResult]:
+        """A new student that has learned the task; taken from the checkpoint if that has been done.
 
         Args:
             name: What its checkpoint is called.
-            objective: The task, or the task with teachers.
+            distillation: The task with teachers; None learns it alone.
         """
         folder = self.context.folder / "checkpoint" / name
         student, adapter = self._student(), self.step.adapt
         adapter.apply(student.network)
+        if quantized_beneath(student.network):
+            raise BadRequest(
+                f"The student {student.reference} is quantized, so what an adapter learns can't be merged into it.",
+                "Take the model as it was before, and quantize the student when it has learned.",
+            )
         finished = files.load_checkpoint(folder / "finished")
         if finished is not None:
             tensors, state = finished
@@ -300,41 +226,40 @@ class _Work:
                 for key, parameter in student.network.named_parameters():
                     parameter.copy_(tensors[key])
             return student, TrainResult(**state)
-        result = self._trained(name, student, objective, folder)
+        result = self._trained(name, student, distillation, folder)
         adapter.merge(student.network)
         if self.step.baseline:  # so that an interruption of what follows doesn't cost this training
             files.save_checkpoint(folder / "finished", dict(student.network.named_parameters()), asdict(result))
         return student, result
 
-    def _trained(self, name: str, student: LanguageModel, objective: Objective, checkpoint: Path) -> TrainResult:
+    def _trained(
+        self, name: str, student: LanguageModel, distillation: Distillation | None, checkpoint: Path
+    ) -> TrainResult:
         """Run the one loop; what distillation adds to the network is there only meanwhile."""
-        step, loop, network = self.step, self._loop(), student.network
-        if isinstance(objective, Distillation):
-            objective.attach(student)
+        step, network, seed = self.step, student.network, self.context.seed
+        loop = step._loop(len(self.items))
+        batches = step._batches(self.items, self.objective, student, seed)
+        # Before anything is added: a penalty on parameters is about the student's own.
+        together = step._regularized(student, batches, self.fresh, seed, distillation)
+        if distillation is not None:
+            distillation.attach(student)
         trainable, share = trainable_share(network)
         events.message(
             f"Training the {name}: {trainable:,} parameters ({share:.2%}), {len(self.items)} sequences, "
             f"{loop.steps} steps."
         )
-        batches = Batches(
-            self.items,
-            step.batch_size,
-            step.tokens_per_pass,
-            seed=self.context.seed,
-            collate=lambda part: self.objective.collate(part).to(student.device),
-        )
         result = train(
             network,
-            objective,
-            batches,
+            together.objective,
+            together.batches,
             loop,
-            parts={term_of(step.adapt): step.adapt},
+            parts={term_of(step.adapt): step.adapt, **together.parts},
             evaluate=lambda: self._judge(student),
             checkpoint=checkpoint,
             name=f"Distill: {name}",
         )
-        if isinstance(objective, Distillation):
-            objective.detach(network)
+        if distillation is not None:
+            distillation.detach(network)
         return result
 
     def _judge(self, model: LanguageModel) -> dict[str, float]:

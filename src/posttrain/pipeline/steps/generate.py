@@ -42,11 +42,12 @@ class Generate(Step):
     """Use only the first so many prompts."""
 
     def inputs(self, context: Context) -> dict[str, Any]:
-        """Hash of the prompts, where they come from a data set."""
+        """Hash of the prompts, where they come from a data set, and of what the search reads."""
+        found = self.search.inputs()
         if isinstance(self.prompts, list):
-            return {}
-        found = dataset.read(self.prompts)
-        return {"prompts": {"source": found.source, "hash": found.hash}}
+            return {"search": found}
+        read = dataset.read(self.prompts)
+        return {"prompts": {"source": read.source, "hash": read.hash}, "search": found}
 
     def run(self, context: Context) -> Outcome:
         """Generate and show."""
@@ -65,7 +66,14 @@ class Generate(Step):
         rows = [[str(g.prompt), g.text] for g in written.generations]
         result = {
             "generations": [
-                {"prompt": g.prompt, "text": g.text, "token_ids": list(g.token_ids), "logprob": g.logprob}
+                {
+                    "prompt": g.prompt,
+                    "sample": g.sample,
+                    "text": g.text,
+                    "token_ids": list(g.token_ids),
+                    "logprob": g.logprob,
+                    "score": g.score,
+                }
                 for g in written.generations
             ],
             "tokens_per_second": written.tokens_per_second,

@@ -37,7 +37,7 @@ class Measure(Step):
             columns, rows = columns[:4], [row[:4] for row in rows]
         views = [
             table("Measured", columns, rows),
-            *[note(f"Signature: {m.signature}") for m in found if len(found) == 1],
+            *[note(f"Signature: {m.signature}", "source") for m in found if len(found) == 1],
         ]
         headline = ", ".join(f"{m.name} {m.value:.4g}" for m in found)
         return Outcome({m.name: m.to_dict() for m in found}, views, headline=headline)

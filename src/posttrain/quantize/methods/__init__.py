@@ -25,6 +25,9 @@ class Quantizer(Settings):
 
     needs_calibration: ClassVar[bool] = False
 
+    final: ClassVar[bool] = True
+    """Whether the outcome is what is used: smaller, and meant to be faster. What only prepares training isn't."""
+
     targets: str | list[str] = Field("all-linear")
     """Which modules: attention, mlp, all-linear, module names, or a regular expression; one or a list."""
 
@@ -35,12 +38,17 @@ class Quantizer(Settings):
             model: The model; its network and card are changed.
             calibration: Token ids of the calibration texts, for methods that need them.
         """
-        self.apply(model, calibration)
-        model.card = {**model.card, "surgery": [*model.card.get("surgery", []), {"quantize": catalog.dump(self)}]}
+        done = self.apply(model, calibration) or self
+        model.card = {**model.card, "surgery": [*model.card.get("surgery", []), {"quantize": catalog.dump(done)}]}
 
     @abstractmethod
-    def apply(self, model: LanguageModel, calibration: Sequence[Sequence[int]] | None) -> None:
-        """Replace the network's modules by quantized ones."""
+    def apply(self, model: LanguageModel, calibration: Sequence[Sequence[int]] | None) -> Quantizer | None:
+        """Replace the network's modules by quantized ones.
+
+        Returns:
+            The method with all that was decided by looking at the data, from which `prepare` makes the same modules
+            again; None where nothing was.
+        """
 
     @abstractmethod
     def prepare(self, network: PreTrainedModel) -> None:

@@ -13,13 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
 from posttrain.core import events
-from posttrain.core.errors import Failure
-from posttrain.models.surgery import features, replace, select
-from posttrain.quantize.linear import Int8Linear, matrix_of
+from posttrain.models.surgery import replace, select
+from posttrain.quantize.linear import empty_int8, fill_int8
 from posttrain.quantize.methods import Quantizer
 
 if TYPE_CHECKING:
@@ -45,31 +41,14 @@ class Dynamic(Quantizer):
         floating = self._floating(model.network)
         with events.task("Quantize", total=len(layers), unit="layers") as progress:
             for name, layer in progress.over(layers.items()):
-                replace(model.network, name, _quantized(name, layer, dynamic=name not in floating))
+                empty = empty_int8(layer, dynamic=name not in floating)
+                replace(model.network, name, fill_int8(empty, name, layer))
 
     def prepare(self, network: PreTrainedModel) -> None:
         """Put empty `Int8Linear` layers in place."""
         layers, floating = self.chosen(network), self._floating(network)
         for name, layer in layers.items():
-            replace(network, name, _empty(layer, dynamic=name not in floating))
+            replace(network, name, empty_int8(layer, dynamic=name not in floating))
 
     def _floating(self, network: PreTrainedModel) -> set[str]:
         return set(select(network, self.float_activations)) if self.float_activations else set()
-
-
-def _quantized(name: str, layer: nn.Module, dynamic: bool) -> Int8Linear:
-    quantized = _empty(layer, dynamic)
-    matrix = matrix_of(layer)
-    scale = (matrix.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)  # a row of zeros stays zero
-    if not scale.isfinite().all():
-        raise Failure(f"{name} has weights that are not numbers.", "Check the model.")
-    quantized.weight.copy_((matrix / scale[:, None]).round().clamp(-127, 127))
-    quantized.scale.copy_(scale)
-    if quantized.bias is not None and isinstance(layer.bias, torch.Tensor):
-        quantized.bias.copy_(layer.bias.detach())
-    return quantized.to(matrix.device).train(layer.training)
-
-
-def _empty(layer: nn.Module, dynamic: bool) -> Int8Linear:
-    inputs, outputs = features(layer)
-    return Int8Linear(inputs, outputs, layer.bias is not None, dynamic)

@@ -109,7 +109,7 @@ class Regularizer(Settings):
             BadRequest: If this model, task or adapter can't be regularized in this way.
         """
 
-    def reads(self) -> Dataset | None:
+    def further_data(self) -> Dataset | None:
         """The data set it learns from beside the task's, if any: part of what decides the outcome.
 
         Raises:

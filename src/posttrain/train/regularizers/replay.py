@@ -12,6 +12,7 @@ whatever the numbers of both, so `share` decides how much is seen and `weight` h
 from __future__ import annotations
 
 from functools import cached_property
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -27,8 +28,11 @@ from posttrain.train.regularizers import Beginning, Extra, Regularizer, Term
 class Replay(Regularizer):
     """Learn general data along with the task."""
 
+    reads: ClassVar[tuple[str, ...]] = ("data",)
+
     data: str
-    """The data that are replayed: a file, hub:owner/name or builtin:NAME (builtin:prose is general text)."""
+    """The data that are replayed: a file, hub:owner/name, builtin:NAME (builtin:prose is general text), or the name of
+    an earlier step that left records."""
 
     kind: str | None = None
     """Kind of records; found out from the columns when not given."""
@@ -80,7 +84,7 @@ class Replay(Regularizer):
         term.weight, term.extra = self.weight, Extra(objective, batches)
         return term
 
-    def reads(self) -> Dataset:
+    def further_data(self) -> Dataset:
         """The replayed records."""
         return self._records
 

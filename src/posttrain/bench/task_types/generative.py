@@ -1,0 +1,143 @@
+"""An answer in the model's own words: what it writes is searched for the answer, which is compared with the right one.
+
+The likeliest token is taken at each step. Extraction and comparison as in lm-evaluation-harness: a pattern's groups
+stand for the whole match where it has any, and both texts lose what the patterns in `ignore` match before they are
+compared. Left out: several samples with a vote among them, and asking through the model's chat template.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from posttrain.bench.item import Item, Template
+from posttrain.bench.likelihood import encode_texts
+from posttrain.bench.task_types import Effort, Question, Reply, TaskType
+from posttrain.core.catalog import block
+from posttrain.core.errors import BadRequest
+from posttrain.core.settings import Settings
+from posttrain.decode.generation import generate
+from posttrain.models.language_model import LanguageModel
+
+
+def _checked(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_checked)]
+
+# What an answer that can't be found is compared as.
+NOT_FOUND = "[invalid]"
+
+
+class Extraction(Settings):
+    """How the answer is found in what the model wrote."""
+
+    pattern: Pattern
+    """A regular expression; its first group that isn't empty is the answer, or the whole match if it has none."""
+
+    last: bool = False
+    """Take the last match instead of the first."""
+
+
+class Generative(TaskType):
+    """Write an answer and compare it."""
+
+    prompt: Template
+    """The prompt, a template."""
+
+    answer: Template
+    """The right answer, a template; in solved examples it stands as it is."""
+
+    extract: dict[str, Extraction] = {}
+    """The metrics, each with how it finds the answer; the first is the task's score. Without any, the whole text is the
+    answer and the metric is called exact_match."""
+
+    ignore: list[Pattern] = []
+    """What these match is removed from both answers before they are compared."""
+
+    ignore_case: bool = False
+    """Compare without regard to capitals."""
+
+    stop: list[str] = []
+    """Texts that end what the model writes, beside its own end of text."""
+
+    max_new_tokens: int = Field(256, ge=1)
+    """Most tokens written."""
+
+    delimiter: str = " "
+    """What stands between prompt and answer in solved examples."""
+
+    search: block("search") = Field(default_factory=lambda: {"greedy": {}})  # type: ignore[valid-type]
+    """How tokens are chosen."""
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The extractions' names."""
+        return tuple(self.extract) or ("exact_match",)
+
+    def solved(self, item: Item) -> str:
+        """Prompt, delimiter and answer."""
+        return item.text(self.prompt, "prompt") + self.delimiter + item.text(self.answer, "answer")
+
+    def ask(self, model: LanguageModel, questions: Sequence[Question], effort: Effort) -> list[Reply]:
+        """Let the model write, extract and compare."""
+        prompts = [q.preamble + q.item.text(self.prompt, "prompt") for q in questions]
+        answers = [q.item.text(self.answer, "answer") for q in questions]
+        encoded = encode_texts(model, prompts)
+        room = self._room(model)
+        cut = [0 if room is None else max(0, len(ids) - room) for ids in encoded]
+        written = generate(
+            model,
+            [ids[left:] for ids, left in zip(encoded, cut)],
+            search=self.search,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+            batch_size=effort.batch_size,
+        )
+        replies = []
+        for prompt, answer, found, left in zip(prompts, answers, written.generations, cut):
+            extracted = {name: self.extracted(found.text, name) for name in self.measured}
+            scores = {name: float(self.equal(text, answer)) for name, text in extracted.items()}
+            record: dict[str, Any] = {"prompt": prompt, "text": found.text, "extracted": extracted, "answer": answer}
+            replies.append(Reply(scores, record, None, left))
+        return replies
+
+    def extracted(self, text: str, metric: str) -> str:
+        """The answer in a text, as a metric finds it."""
+        if not self.extract:
+            return text
+        how = self.extract[metric]
+        matches = re.findall(how.pattern, text)
+        if not matches:
+            return NOT_FOUND
+        match = matches[-1 if how.last else 0]
+        if isinstance(match, tuple):
+            match = next((group for group in match if group), NOT_FOUND)
+        return str(match).strip()
+
+    def equal(self, found: str, answer: str) -> bool:
+        """Whether an extracted answer is the right one."""
+        return self._plain(found) == self._plain(answer)
+
+    def _plain(self, text: str) -> str:
+        for pattern in self.ignore:
+            text = re.sub(pattern, "", text)
+        return text.lower() if self.ignore_case else text
+
+    def _room(self, model: LanguageModel) -> int | None:
+        """How many tokens of a prompt the model can read if it is to write as many as it may."""
+        limit = model.context_length
+        if limit is not None and limit <= self.max_new_tokens:
+            raise BadRequest(
+                f"The task lets the model write {self.max_new_tokens} tokens, and the model's context is {limit} long.",
+                "Use a model with a longer context.",
+            )
+        return None if limit is None else limit - self.max_new_tokens

@@ -1,0 +1,69 @@
+"""Benchmark tasks: a model's score in each, with standard error, interval and the level of chance.
+
+`posttrain list task` shows the tasks; a member or category of one is named behind it (mmlu_anatomy, mmlu_stem), and a
+task file of your own ends in .yaml. Prompts and scores are lm-evaluation-harness's, and so are the numbers of examples
+unless --num-fewshot is given. The task handbook_quiz comes with posttrain and needs no data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.cli.arguments import Parser, given
+from posttrain.cli.commands import Request
+
+
+def add_arguments(parser: Parser) -> None:
+    """Model, tasks, and where their data lies."""
+    parser.add_argument("model", help="an alias, a folder, a .gguf file, hub:owner/name or wheel:NAME")
+    parser.add_argument("tasks", nargs="+", metavar="task", help="tasks, as `posttrain list task` shows them")
+    parser.add_argument("--data", metavar="DIR", help="the folder with the tasks' files; without it the hub is asked")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="ask only the first N items of each task, spread evenly over its members"
+    )
+    parser.add_argument("--num-fewshot", type=int, metavar="K", help="solved examples before each item")
+    parser.add_argument("--batch-size", type=int, metavar="B", help="texts written at once; never changes the scores")
+    parser.add_argument("--out", metavar="FILE", help="write what was asked and answered in each item, as JSON Lines")
+    parser.add_recipe_options("tokens_per_pass=2048")
+
+
+def run(request: Request) -> dict[str, Any]:
+    """By task: `score`, `stderr`, `n`, `metric`, `interval`, `chance`, all `metrics`, `signature`, `seconds`."""
+    from posttrain.cli.single_steps import part
+    from posttrain.core import catalog
+    from posttrain.core.recipe import apply_overrides
+
+    options = request.options
+    settings = {"tasks": options.tasks, **given(options, "data", "limit", "num_fewshot", "batch_size")}
+    values, place = part(apply_overrides(settings, options.set), None)
+    step = catalog.find("step", "bench").parse(values, "bench")
+    plans = step.plans()  # wrong tasks and missing data are refused before the model is loaded
+
+    from posttrain.bench.runner import evaluate, write_items
+    from posttrain.models.sources import load
+
+    place.pop("seed", None)  # nothing is drawn that a task's file doesn't fix
+    results = evaluate(load(options.model, **place), plans, step.tokens_per_pass, step.batch_size)
+    if options.out:
+        write_items(results, options.out)
+    return {name: result.to_dict() for name, result in results.items()}
+
+
+def show(result: dict[str, Any]) -> None:
+    """A table of tasks, and one of members for each that has some."""
+    from rich.text import Text
+
+    from posttrain.cli.presentation import table_of, write
+
+    shown = ("score", "stderr", "interval", "chance", "n", "metric")
+    write(table_of([{"task": name, **{key: found[key] for key in shown}} for name, found in result.items()]))
+    for name, found in result.items():
+        others = {metric: each["value"] for metric, each in found["metrics"].items() if metric != found["metric"]}
+        if others:
+            write(Text(f"{name}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in others.items())))
+        if macro := found.get("macro"):
+            write(Text(f"{name}: mean over its members {macro[found['metric']]:.4g}"))
+        for key in ("categories", "members"):
+            if rows := found.get(key):
+                write("", Text(f"{name}: {key}", "bold"), table_of(rows))
+        write(Text(found["signature"], "dim"))

@@ -1,0 +1,44 @@
+"""Presets: how tokens are chosen for the usual uses, by name; they stand in ``presets.yaml`` beside this module."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from posttrain.core import recipe
+from posttrain.core.errors import BadRequest, did_you_mean
+from posttrain.core.settings import Settings
+
+
+class Preset(Settings):
+    """What is usual for a use."""
+
+    use: str
+    """What it is for."""
+
+    range: tuple[float, float | None]
+    """Lowest and highest usual temperature; none where there is no upper end."""
+
+    search: dict[str, dict[str, Any]]
+    """The search with its settings, as a recipe writes it."""
+
+
+@cache
+def presets() -> dict[str, Preset]:
+    """All presets by name."""
+    values = recipe.read(Path(__file__).with_name("presets.yaml"))
+    return {name: Preset.parse(entry, f"presets.{name}") for name, entry in values.items()}
+
+
+def preset(name: str) -> Preset:
+    """One preset.
+
+    Raises:
+        BadRequest: If there is none of this name.
+    """
+    known = presets()
+    found = known.get(name.replace("-", "_").lower())
+    if found is None:
+        raise BadRequest(f"There is no preset '{name}'.", did_you_mean(name, known))
+    return found

@@ -1,0 +1,46 @@
+"""TER: edits, shifts of word groups among them, that make a reference of a prediction; equal to sacrebleu.
+
+Snover et al. (2006, "A Study of Translation Edit Rate with Targeted Human Annotation"). A figure of a whole corpus, in
+percent of the references' mean length: 0 is best, and it may be above 100.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from posttrain.measure import Array, totals
+from posttrain.measure._sacrebleu import CorpusMetric
+
+
+class Ter(CorpusMetric):
+    """Corpus TER as sacrebleu computes it."""
+
+    higher_is_better: ClassVar[bool] = False
+
+    normalized: bool = False
+    """Split off punctuation and normalise characters, as Tercom does."""
+
+    no_punctuation: bool = False
+    """Remove punctuation."""
+
+    asian_support: bool = False
+    """Treat Chinese, Japanese and Korean characters one by one, where text is normalised or loses punctuation."""
+
+    case_sensitive: bool = False
+    """Tell letter cases apart."""
+
+    def peer(self) -> Any:
+        """sacrebleu's TER."""
+        from sacrebleu.metrics.ter import TER
+
+        return TER(
+            normalized=self.normalized,
+            no_punct=self.no_punctuation,
+            asian_support=self.asian_support,
+            case_sensitive=self.case_sensitive,
+        )
+
+    def parts(self, rows: Array) -> dict[str, Any]:
+        """Edits, and the mean length of each text's references, summed."""
+        edits, words = totals(rows).tolist()
+        return {"edits": int(edits), "reference_words": words}
