@@ -119,6 +119,15 @@ def test_calibration_is_spread_evenly(tiny_llama: LanguageModel, tmp_path: Path)
     assert pieces.index(found[-1]) > len(pieces) // 2
 
 
+def test_what_is_measured_is_not_calibrated_on(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    """Of one text the first 100 tokens are measured; calibration begins behind them."""
+    path = tmp_path / "text.txt"
+    path.write_text(" ".join(f"number {i}" for i in range(200)), encoding="utf-8")
+    ids = tiny_llama.tokenizer(path.read_text(encoding="utf-8"))["input_ids"]
+    found = _calibration(tiny_llama, calibration=str(path), text=str(path), max_tokens=100, calibration_length=32)
+    assert found[0] == ids[100:132]
+
+
 @pytest.mark.parametrize(
     "row",
     [{"text": WORDS}, {"prompt": "What? ", "completion": WORDS}, {"text": WORDS, "label": "animal"}],
@@ -134,7 +143,7 @@ def test_calibration_takes_several_kinds_of_records(tiny_llama: LanguageModel, r
 
 def test_too_little_calibration_text_is_refused(tiny_llama: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("The dog sleeps.", encoding="utf-8")
-    with pytest.raises(BadRequest, match=r"has \d+ tokens, and one calibration sequence takes 128"):
+    with pytest.raises(BadRequest, match=r"has \d+ tokens for calibration, and one calibration sequence takes 128"):
         _calibration(tiny_llama, calibration=str(tmp_path / "short.txt"))
 
 

@@ -123,23 +123,27 @@ class Quantize(Step):
     def sequences(self, model: LanguageModel) -> Sequence[Sequence[int]] | None:
         """The calibration sequences, equally long, spread evenly over the beginning of the texts; None if not needed.
 
+        Where they come from the text that perplexity is measured on, they lie behind the part that is measured.
+
         Raises:
             BadRequest: If the texts don't make one sequence.
         """
         if self._source is None:
             return None
         length = min(self.calibration_length, model.context_length or self.calibration_length)
-        wanted = _CHOICE * self.calibration_rows * length
+        measured = self.max_tokens if self._source == self.text else 0
+        wanted = measured + _CHOICE * self.calibration_rows * length
         ids: list[int] = []
         for record in _read(self._source).records:
             for encoded in tokenize([_cut(record, 32 * wanted)], model.tokenizer):
                 ids += encoded.input_ids
             if len(ids) >= wanted:
                 break
+        ids = ids[measured:]
         found = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
         if not found:
             raise BadRequest(
-                f"{self._source} has {len(ids)} tokens, and one calibration sequence takes {length}.",
+                f"{self._source} has {len(ids)} tokens for calibration, and one calibration sequence takes {length}.",
                 "Give more text, or a smaller calibration_length.",
             )
         rows = min(self.calibration_rows, len(found))
