@@ -9,7 +9,8 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="smollm2")
 parser.add_argument("--bits", type=int, default=4, help="of rounding to nearest and GPTQ")
 parser.add_argument("--tokens", type=int, default=2048, help="of the story that perplexity is measured on")
-parser.add_argument("--rows", type=int, default=32, help="calibration texts of 256 tokens, for GPTQ")
+parser.add_argument("--calibration", default="builtin:prose", help="for GPTQ; of the story, what lies behind --tokens")
+parser.add_argument("--rows", type=int, default=11, help="calibration texts of 256 tokens")
 parser.add_argument("--out", type=Path, help="a folder to save the models in")
 options = parser.parse_args()
 
@@ -23,7 +24,7 @@ METHODS = {
 print(f"{'':<15} {'bytes':>12} {'bits':>6} {'perplexity':>11} {'KL':>8} {'tokens/s':>9} {'seconds':>8}")
 for place, (name, method) in enumerate(METHODS.items()):
     out = options.out / next(iter(method)) if options.out else None
-    settings = {"max_tokens": options.tokens, "calibration_rows": options.rows}
+    settings = {"max_tokens": options.tokens, "calibration": options.calibration, "calibration_rows": options.rows}
     _, found = posttrain.quantize(options.model, method, out=out, **settings)
     lines = {name: ("after", found["kl_to_original"], found["quantize_seconds"])}
     if place == 0:
