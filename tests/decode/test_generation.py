@@ -251,7 +251,6 @@ def test_interruption_propagates_and_leaves_the_model_as_it_was(lively: Any) -> 
         generate(lively, ["The"], search=Greedy(), on_text=interrupt, max_new_tokens=50, ignore_eos=True)
     assert all(module.training for module in lively.network.modules())
     assert lively.network.config._attn_implementation == attention
-    assert not any("forward" in vars(module) for module in lively.network.modules())
     loss = lively.network(torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).loss
     loss.backward()  # nothing made without gradients is left in the network
     assert lively.network.model.embed_tokens.weight.grad is not None

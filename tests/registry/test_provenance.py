@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 
 import torch
+from torch import nn
 
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry.provenance import FORMAT, knowledge_cutoff, lineage, new_card
@@ -14,7 +15,7 @@ DATA = {"data": {"source": "train.jsonl", "hash": "0123456789abcdef"}}
 
 
 def model(card: dict, reference: str = "smollm2", adapter: object = None) -> LanguageModel:
-    return LanguageModel(network=None, tokenizer=None, reference=reference, card=card, adapter=adapter)  # type: ignore[arg-type]
+    return LanguageModel(nn.Module(), None, reference=reference, card=card, adapter=adapter)  # type: ignore[arg-type]
 
 
 def test_the_card_of_a_model_made_from_a_base():

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from posttrain.decode.few_rows import few_rows
 from posttrain.decode.packed import PackedState, UnsupportedAttention, supports_cache
 from posttrain.decode.padded import PaddedState
 from posttrain.decode.state import State
@@ -70,11 +69,11 @@ class Engine:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Evaluation mode, no gradients, fast small products; all of it undone at the end."""
+        """Evaluation mode and no gradients, both undone at the end."""
         training = [module for module in self.network.modules() if module.training]
         self.network.eval()
         try:
-            with torch.inference_mode(), few_rows(self.network):
+            with torch.inference_mode():
                 yield
         finally:
             for module in training:

@@ -21,6 +21,8 @@ CARD_FILE = "posttrain.json"
 class LanguageModel:
     """A transformers network with its tokenizer and the record of where it comes from.
 
+    The plain linear layers of the network compute by `posttrain.ops.linear` from then on.
+
     Attributes:
         network: The transformers model, in evaluation mode as loaded.
         tokenizer: A fast tokenizer.
@@ -37,6 +39,13 @@ class LanguageModel:
     card: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     adapter: Any = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "network":
+            from posttrain.ops.linear import adopt
+
+            adopt(value)
+        super().__setattr__(name, value)
 
     @property
     def device(self) -> torch.device:
@@ -75,14 +84,23 @@ class LanguageModel:
         Modules of this package are described too, because two that differ only in a setting (a layer that rounds its
         activations or doesn't) compute different things from the same tensors. Each tensor is hashed by itself, several
         at a time (hashing doesn't hold the interpreter's lock), and one that has several names only once; what is
-        returned is the hash of the list of names and hashes.
+        returned is the hash of the list of names and hashes. Weights mapped from a file don't stay in memory for it.
         """
+        from posttrain.models.mapped_weights import MappedWeights
+
+        mapped = MappedWeights()
         state = sorted(self.network.state_dict().items())
         keys = [(t.data_ptr(), t.dtype, tuple(t.shape), t.stride()) for _, t in state]
+
+        def digest(tensor: torch.Tensor) -> str:
+            found = _tensor_digest(tensor)
+            mapped.release([tensor])
+            return found
+
         # Large ones first, so that no thread is left alone with one at the end.
         distinct = sorted(dict(zip(keys, (t for _, t in state))).items(), key=lambda item: -item[1].nbytes)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            digests = dict(zip([key for key, _ in distinct], pool.map(_tensor_digest, [t for _, t in distinct])))
+            digests = dict(zip([key for key, _ in distinct], pool.map(digest, [t for _, t in distinct])))
         listing = (f"{name} {t.dtype} {list(t.shape)} {digests[key]}\n" for (name, t), key in zip(state, keys))
         own = [
             f"{name} {type(module).__name__}({module.extra_repr()})\n"

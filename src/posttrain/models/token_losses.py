@@ -24,6 +24,7 @@ from torch import nn
 from posttrain.core.errors import BadRequest
 from posttrain.core.events import Task
 from posttrain.models.forward import VocabularyHead, hidden_states, vocabulary_head
+from posttrain.models.mapped_weights import blocks_released
 from posttrain.ops.logprobs import linear_logprobs, token_logprobs
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def token_losses(
     nats: list[Nats] = [np.empty(0, np.float32)] * len(work)
     training = network.training
     network.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), blocks_released(network):
         for part in _passes(work, order, tokens_per_pass):
             reads = [work[each] for each in part]
             # The hidden state of a token predicts the next one, so the last token of a window is never read.

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from posttrain.ops.linear import linear, linear_into
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type that sums over the vocabulary are taken in: float64 for float64, float32 for everything else."""
@@ -82,10 +84,7 @@ class LinearHead(NamedTuple):
         for start in range(0, total, size):
             rows = slice(start, min(start + size, total))
             buffer, logits = narrow[: rows.stop - start], wide[: rows.stop - start]
-            if self.bias is None:  # beta = 0: the first argument is not read
-                torch.addmm(buffer, hidden[rows], self.weight.t(), beta=0, alpha=scale, out=buffer)
-            else:
-                torch.addmm(self.bias, hidden[rows], self.weight.t(), beta=scale, alpha=scale, out=buffer)
+            linear_into(buffer, hidden[rows], self.weight, self.bias, scale)
             if wide is not narrow:
                 logits.copy_(buffer)
             if softcap is not None:
@@ -128,7 +127,7 @@ class HeadGradients:
         else:
             buffer.copy_(gradient)
         if self.hidden is not None:
-            torch.mm(buffer, self.head.weight, out=self.hidden[rows])
+            self.hidden[rows] = linear(buffer, self.head.weight.t())
         if self.weight is not None:
             if self.weight.dtype == buffer.dtype:
                 self.weight.addmm_(buffer.t(), self.source[rows])
