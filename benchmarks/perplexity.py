@@ -5,8 +5,7 @@
 The peer is the loop of Hugging Face's page on the perplexity of fixed-length models, each window's mean loss weighted
 by the number of tokens it is the mean of. Its time is the loop's alone; ours is all of `Perplexity.measure`: tokens,
 scores, interval and signature. A third process measures with another batch size, which must change nothing. Prints one
-JSON line: scored tokens a second, peak memory of each process, values, ratios. The working memory is how far the peak
-rose above that of the process with all weights in memory.
+JSON line: scored tokens a second, peak memory of each process, values, ratios.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ def ours(arguments: argparse.Namespace, batch_size: int = 2) -> dict[str, Any]:
     from posttrain.models.sources import load
 
     model = load(arguments.folder)
-    loaded = _with_weights_in_memory(model.network)
     start = time.perf_counter()
     found = Perplexity(
         text=arguments.data,
@@ -42,7 +40,7 @@ def ours(arguments: argparse.Namespace, batch_size: int = 2) -> dict[str, Any]:
         batch_size=batch_size,
     ).measure(model)
     seconds = time.perf_counter() - start
-    numbers = _numbers(found.value, found.parts["tokens_scored"], seconds, loaded)
+    numbers = _numbers(found.value, found.parts["tokens_scored"], seconds)
     return {**numbers, "interval": found.interval, "signature": found.signature}
 
 
@@ -60,7 +58,6 @@ def theirs(arguments: argparse.Namespace) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
     ids = tokenizer(_text(arguments.data), return_tensors="pt", verbose=False).input_ids[:, : arguments.max_tokens]
     length, previous, nats, tokens = ids.shape[1], 0, 0.0, 0
-    loaded = _with_weights_in_memory(model)
     start = time.perf_counter()
     for begin in range(0, length, arguments.stride):
         end = min(begin + arguments.window, length)
@@ -72,7 +69,7 @@ def theirs(arguments: argparse.Namespace) -> dict[str, Any]:
         nats, tokens, previous = nats + float(loss) * scored, tokens + scored, end
         if end == length:
             break
-    return _numbers(math.exp(nats / tokens), tokens, time.perf_counter() - start, loaded)
+    return _numbers(math.exp(nats / tokens), tokens, time.perf_counter() - start)
 
 
 def _text(path: str) -> str:
@@ -80,16 +77,7 @@ def _text(path: str) -> str:
     return (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8")
 
 
-def _with_weights_in_memory(network: Any) -> float:
-    """Peak memory so far, in MB, once every weight has been read: files are mapped and come in when they are used."""
-    from posttrain.core.runtime import peak_memory_mb
-
-    for parameter in network.parameters():
-        parameter.detach().sum()
-    return peak_memory_mb()
-
-
-def _numbers(perplexity: float, tokens: int, seconds: float, loaded_mb: float) -> dict[str, Any]:
+def _numbers(perplexity: float, tokens: int, seconds: float) -> dict[str, Any]:
     from posttrain.core.runtime import peak_memory_mb
 
     return {
@@ -98,7 +86,6 @@ def _numbers(perplexity: float, tokens: int, seconds: float, loaded_mb: float) -
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
         "peak_memory_mb": peak_memory_mb(),
-        "working_memory_mb": peak_memory_mb() - loaded_mb,
     }
 
 
@@ -142,7 +129,6 @@ def main() -> None:
         "benchmark": "perplexity",
         "speed_ratio": first["tokens_per_second"] / second["tokens_per_second"],
         "memory_ratio": second["peak_memory_mb"] / first["peak_memory_mb"],
-        "working_memory_ratio": second["working_memory_mb"] / first["working_memory_mb"],
         "relative_difference": first["perplexity"] / second["perplexity"] - 1,
         "batch_size_difference": third["perplexity"] / first["perplexity"] - 1,
         "window": arguments.window,
