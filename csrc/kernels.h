@@ -28,11 +28,11 @@ struct Layer {
     int64_t outputs;
 };
 
-// A layer whose codes take 2 to 8 bits: weight = scale * (code - zero point), exact in fp32.
+// A layer whose codes take 1 to 8 bits: weight = scale * (code - zero point), exact in fp32.
 struct PackedLayer {
     const uint8_t* codes;       // [outputs, ceil(inputs * bits / 8)], little-endian
     const uint16_t* scale;      // fp16 [outputs, groups]
-    const uint8_t* zero_point;  // [outputs, ceil(groups * bits / 8)], packed like the codes; null for 2^(bits - 1)
+    const uint8_t* zero_point;  // [outputs, ceil(groups * bits / 8)], packed like the codes; null for their middle
     const float* bias;          // [outputs] or null
     int64_t inputs;
     int64_t outputs;

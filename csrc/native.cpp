@@ -14,7 +14,7 @@ namespace {
 
 using namespace posttrain;
 
-constexpr int kVersion = 2;
+constexpr int kVersion = 3;
 constexpr int64_t kSerialProducts = 1 << 16;  // below this, waking a second thread costs more than it saves
 constexpr int64_t kChunk = 8 * kTileOutputs;  // outputs handed to a thread at a time
 constexpr size_t kLine = 64;                  // bytes

@@ -131,6 +131,7 @@ void compute_packed(const Rows& rows, const PackedLayer& layer, int64_t first, i
     float* expanded = static_cast<float*>(scratch);
     float* scales = expanded + kTileOutputs * padded;
     float* offsets = scales + kTileOutputs * layer.groups;
+    const float middle = layer.bits == 1 ? 0.5f : static_cast<float>(1 << (layer.bits - 1));
 
     for (int64_t row = 0; row < rows.count; row += panel) {
         const int64_t end = std::min(rows.count, row + panel);
@@ -157,7 +158,7 @@ void compute_packed(const Rows& rows, const PackedLayer& layer, int64_t first, i
                     const uint8_t* zeros = layer.zero_point + (output + std::min(c, width - 1)) * zero_bytes;
                     P::expand(zeros, end_of_zeros, layer.bits, layer.groups, -1.0f, 0.0f, offset);
                 } else {
-                    std::fill(offset, offset + layer.groups, -static_cast<float>(1 << (layer.bits - 1)));
+                    std::fill(offset, offset + layer.groups, -middle);
                 }
                 for (int64_t group = 0; group < layer.groups; ++group) offset[group] *= scale[group];
             }

@@ -50,6 +50,7 @@ CALLS = {
     "qat": ("--steps 1 --tokens 64", r"trained with rounding: perplexity \d+\.\d\d, at 3 bits \d"),
     "quantize": ("--tokens 64 --rows 2", r"gptq, 4 bits +[\d,]+ +4\.\d\d "),
     "reward_model": ("--steps 1", r"loss 0\.693 -> "),
+    "scorecard": ("--limit 2", r"accuracy handbook_quiz +[\d.]+ +[\d.]+"),
     "structured_output": ("", r"-> \{'name': .*'sights': \["),
     "temperature": ("--tokens 4 --prompts 2", r"recommended: [\d.]+; \d+% of"),
 }

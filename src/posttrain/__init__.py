@@ -30,6 +30,7 @@ _API = {
     "compare_decoding": "posttrain.pipeline.api",
     "temperature_sweep": "posttrain.pipeline.api",
     "next_token_distribution": "posttrain.pipeline.api",
+    "scorecard": "posttrain.pipeline.scorecard_api",
     "filter_texts": "posttrain.pipeline.data_api",
     "domain": "posttrain.pipeline.data_api",
     "difficulty": "posttrain.pipeline.data_api",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         train,
     )
     from posttrain.pipeline.data_api import difficulty, domain, drift, filter_texts
+    from posttrain.pipeline.scorecard_api import scorecard
 
 __all__ = [
     "__version__",
@@ -80,6 +82,7 @@ __all__ = [
     "quantize",
     "run",
     "score",
+    "scorecard",
     "temperature_sweep",
     "train",
 ]

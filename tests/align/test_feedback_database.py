@@ -30,9 +30,9 @@ def database(tmp_path):
 
 def test_how_it_is_kept(database):
     settings = ("journal_mode", "synchronous", "foreign_keys", "user_version")
-    assert [database.rows(f"PRAGMA {name}")[0][0] for name in settings] == ["wal", 2, 1, 1]  # 2 is FULL
+    assert [database.rows(f"PRAGMA {name}")[0][0] for name in settings] == ["wal", 2, 1, 2]  # 2 is FULL
     again = Database(database.path, create=False)
-    assert [again.rows(f"PRAGMA {name}")[0][0] for name in settings] == ["wal", 2, 1, 1]
+    assert [again.rows(f"PRAGMA {name}")[0][0] for name in settings] == ["wal", 2, 1, 2]
     again.close()
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from posttrain.align.feedback_items import LETTERS, Item, as_text, read_items, read_prompts, sample_items
+from posttrain.align.feedback_items import LETTERS, Item, read_items, read_prompts, sample_items
 from posttrain.core.errors import BadRequest
 from posttrain.core.events import listen
 
@@ -57,14 +57,6 @@ def test_text_among_messages_becomes_a_message():
 def test_what_cant_be_compared(answers, sentence):
     with pytest.raises(BadRequest, match=sentence):
         Item("p", answers, "f:3").canonical()
-
-
-def test_for_the_eye():
-    assert as_text("x") == "x"
-    assert as_text([{"role": "assistant", "content": "x"}]) == "x"
-    assert as_text([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]) == (
-        "user: x\n\nassistant: y"
-    )
 
 
 def test_preference_records(tmp_path, warnings):

@@ -64,3 +64,40 @@ def test_an_unknown_name_is_no_value():
 def test_what_isnt_a_template_is_refused_at_once(key, source):
     with pytest.raises(BadRequest, match=f"'{key}' doesn't fit: not a template"):
         Made.parse({key: source})
+
+
+def value(expression, **values):
+    return Item(values, "f:1", "t.yaml").value(expression, "fields.x")
+
+
+@pytest.mark.parametrize("label", [1, "1", True, "yes"])
+def test_a_class_by_number_or_name(label):
+    assert value("label | class_number(['no', 'yes'])", label=label) == 1
+
+
+@pytest.mark.parametrize(
+    ("expression", "label", "sentence"),
+    [
+        ("label | class_number(['no', 'yes'])", "maybe", "invalid literal"),
+        ("label | class_number(['no', 'yes'])", -1, "-1 is none of the classes no, yes"),
+        ("label | int", "entailment", "invalid literal for int"),  # Jinja's own filter would say 0
+    ],
+)
+def test_what_is_no_number_is_refused(expression, label, sentence):
+    with pytest.raises(BadRequest, match=f"'fields.x' doesn't work for f:1: ValueError: .*{sentence}"):
+        value(expression, label=label)
+
+
+def test_each_element_of_a_list():
+    assert value("names | each('query.replace(\"@\", it)')", names=["a", "b"], query="x@y") == ["xay", "xby"]
+    assert value("[1, 2] | each('it + n') | each('it * 2')", n=1) == [4, 6]
+    with pytest.raises(BadRequest, match="'that' is undefined"):
+        value("[1] | each('that')")
+    with pytest.raises(BadRequest, match="SecurityError"):
+        value("[1] | each('it.__class__.__mro__')")
+
+
+def test_answers_compared_as_in_squad():
+    """`the red cat` and `a red dog` share one of two words each."""
+    assert value("a | token_f1(b)", a="the red cat", b="A red dog!") == 0.5
+    assert value("a | normalized", a="The  Red cat!") == "red cat"

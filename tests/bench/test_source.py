@@ -255,3 +255,53 @@ def test_shipped_tasks_understand_published_files(tmp_path, name, file, text, so
     member = next(iter(found.members.values()))[0] if found.members else None
     (item,) = read_split(found, [found.task.split], member, tmp_path).items
     assert found.type.solved(item) == solved
+
+
+def test_rows_that_hold_lists_become_several(tmp_path):
+    """Two questions with two and one answers; `keep` sees them, and fields see the file's columns and those above."""
+    row = {"text": "T", "asked": [{"q": "a", "replies": [1, 2]}, {"q": "b", "replies": [3]}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    each = {"one": "asked", "reply": "one.replies"}
+    fields = {"q": "text ~ one.q", "text": "'new'", "both": "q ~ reply ~ text"}
+    read = read_split(selection([{"files": ["a.jsonl"], "each": each, "fields": fields}]), ["test"], None, tmp_path)
+    shown = [(item.values["both"], item.values["text"], item.origin) for item in read.items]
+    place = f"{tmp_path / 'a.jsonl'}:1"
+    assert shown == [
+        ("Ta1T", "new", f"{place}[0][0]"),
+        ("Ta2T", "new", f"{place}[0][1]"),
+        ("Tb3T", "new", f"{place}[1][0]"),
+    ]
+    kept = values([{"files": ["a.jsonl"], "each": each, "keep": "reply > 1"}], tmp_path)
+    assert [item["reply"] for item in kept] == [2, 3]
+    with pytest.raises(BadRequest, match=r"'data.each.one' doesn't work for .*:1: it must give a list, not 'T'"):
+        values([{"files": ["a.jsonl"], "each": {"one": "text"}}], tmp_path)
+
+
+def test_a_whole_json_file_is_one_row(tmp_path):
+    """What stands beside the list is then seen in each of its elements."""
+    (tmp_path / "task.json").write_text('{"prefix": "Q", "examples": [{"input": 1}, {"input": 2}]}')
+    given = {
+        "files": ["task.json"],
+        "whole": True,
+        "each": {"example": "examples"},
+        "fields": {"a": "prefix ~ example.input"},
+    }
+    assert [item["a"] for item in values([given], tmp_path)] == ["Q1", "Q2"]
+    for text, sentence in (("{", "task.json:1: not valid JSON"), ("[1]", "task.json holds no JSON object")):
+        (tmp_path / "task.json").write_text(text)
+        with pytest.raises(BadRequest, match=sentence):
+            values([given], tmp_path)
+
+
+def test_the_folder_may_be_the_one_that_names_begin_with(tmp_path):
+    (tmp_path / "cola").mkdir()
+    (tmp_path / "cola" / "dev.jsonl").write_text('{"a": 1}\n')
+    for folder in (tmp_path, tmp_path / "cola"):
+        assert values([{"files": ["cola/dev.jsonl"]}], folder) == [{"a": 1}]
+
+
+def test_members_have_files_beside_theirs(tmp_path):
+    (tmp_path / "pro_x.test").write_text("a\n")
+    (tmp_path / "anti_x.test").write_text("b\n")
+    given = {"files": ["pro_{member}.test"], "lines": ["pro"], "beside": {"anti": "anti_{member}.test"}}
+    assert values([given], tmp_path, "x") == [{"pro": "a", "anti": "b", "member": "x"}]

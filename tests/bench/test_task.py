@@ -42,13 +42,10 @@ def test_shipped_tasks_are_complete(name):
     assert found.name == name == found.file.stem
     assert found.task.summary.endswith(".")
     assert len(found.task.summary) <= 120
-    assert found.type.measured
+    assert found.task.metrics
     for sources in found.task.data.values():
-        for source in sources:
-            assert source.files, "a task can be run without the hub"
-    builtin = any(name.startswith("builtin:") for name in found.task.data[found.task.split][0].files)
-    assert builtin or any(source.hub for source in found.task.data[found.task.split])
-    if found.task.examples:
+        assert any(source.files for source in sources), "a task can be run without the hub"
+    if found.task.examples and found.task.examples.splits:
         assert found.task.examples.splits[-1] in found.task.data
 
 
@@ -72,7 +69,11 @@ def test_a_file_of_ones_own(written):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("helaswag", "Did you mean 'hellaswag'"), ("mmlu_anatomi", "'mmlu_anatomy'"), ("zzz", "Known: arc_challenge, ")],
+    [
+        ("helaswag", "Did you mean 'hellaswag'"),
+        ("mmlu_anatomi", "'mmlu_anatomy'"),
+        ("zzz", "Known: aqua_rat, arc_"),
+    ],
 )
 def test_unknown_tasks(name, hint):
     with pytest.raises(BadRequest) as raised:
@@ -109,3 +110,31 @@ def test_a_wrong_file_is_named_with_its_key(written, old, new, sentence):
 def test_a_missing_file(tmp_path):
     with pytest.raises(BadRequest, match=r"There is no task file .*none.yaml"):
         task.find(str(tmp_path / "none.yaml"))
+
+
+def test_extending_a_task(written):
+    """Keys of its own replace those of the other task whole; files are looked for beside the extending one."""
+    base = task.Path(written())
+    other = base.with_name("other.yaml")
+    other.write_text('extends: own.yaml\nsummary: Other.\nitem_metrics: {twice: "2 * acc"}\n')
+    found = task.find(str(other)).task
+    assert (found.summary, found.version, found.metrics) == ("Other.", "1", ("acc", "twice"))
+    assert found.type == task.find(str(base)).task.type
+    other.write_text("extends: handbook_quiz\nsummary: Ours.\n")
+    task.read.cache_clear()
+    assert task.find(str(other)).task.data == task.find("handbook_quiz").task.data
+    for name, sentence in (("none", "There is no task file"), ("other.yaml", "extends itself")):
+        other.write_text(f"extends: {name}\n")
+        task.read.cache_clear()
+        with pytest.raises(BadRequest, match=sentence):
+            task.find(str(other))
+
+
+def test_members_that_aren_t_listed():
+    """Any task.json of BIG-bench is a member; the longest task's name that fits is meant."""
+    found = task.find("bigbench_date_understanding")
+    assert (found.file.stem, found.members) == ("bigbench", {"further": ["date_understanding"]})
+    assert task.find("bigbench_generative_word_sorting").file.stem == "bigbench_generative"
+    assert task.find("bigbench_strategyqa").members == {"lite": ["strategyqa"]}
+    with pytest.raises(BadRequest, match="There is no task 'bbh_word_sortin'"):
+        task.find("bbh_word_sortin")

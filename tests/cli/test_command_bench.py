@@ -45,6 +45,31 @@ def test_human_form(invoke, model, data):
     assert "Likelihoods: done" in ran.err
 
 
+def test_beside_a_baseline(invoke, model, data, tmp_path):
+    """The same model twice, from a file and asked anew; and a file in which it got an item more right."""
+    words = ["bench", model, "mmlu_anatomy", "lambada_openai", "--data", data]
+    items = tmp_path / "items.jsonl"
+    assert invoke(*words, "--out", items, "--json").code == 0
+    for baseline in (items, model):
+        found = invoke(*words, "--baseline", baseline, "--json").json
+        for each in found.values():
+            assert (each["comparison"]["difference"], each["comparison"]["p_value"]) == (0, 1)
+    lines = [json.loads(line) for line in items.read_text().splitlines()]
+    lines[-1]["scores"]["perplexity"] += 1
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = invoke(*words, "--baseline", other).out.splitlines()
+    place = shown.index("beside the baseline")
+    assert shown[place + 1].split()[:5] == ["task", "value", "baseline", "difference", "interval"]
+    assert shown[place + 1].split()[-2:] == ["p", "adjusted"]
+    lines[1]["prompt"] += "?"
+    other.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    refused = invoke(*words, "--baseline", other, "--json").refused(2)
+    assert "mmlu_anatomy: item 2" in refused
+    assert "they differ in 'prompt'" in refused
+    assert "There is no file" in invoke("bench", "no-model", "handbook_quiz", "--baseline", "x.jsonl").refused(2)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

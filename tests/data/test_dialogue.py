@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from posttrain.core.errors import BadRequest
-from posttrain.data.dialogue import as_dialogue, as_tools
+from posttrain.data.dialogue import as_dialogue, as_text, as_tools
 
 
 def test_sharegpt_and_openai_become_the_same():
@@ -54,3 +54,11 @@ def test_tools_come_as_json_or_as_a_list():
         as_tools("[{", "f:1")
     with pytest.raises(BadRequest, match="f:1: 'tools' must be a list of objects, not an object"):
         as_tools({"name": "f"}, "f:1")
+
+
+def test_for_the_eye():
+    assert as_text("x") == "x"
+    assert as_text([{"role": "assistant", "content": "x"}]) == "x"
+    assert as_text([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]) == (
+        "user: x\n\nassistant: y"
+    )

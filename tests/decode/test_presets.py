@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from posttrain.core import catalog
@@ -30,3 +32,13 @@ def test_by_name() -> None:
     assert preset("low-risk").search == {"sampling": {"temperature": 0.3, "top_p": 0.5}}
     with pytest.raises(BadRequest, match=r"There is no preset 'creativ'\. Did you mean 'creative'"):
         preset("creativ")
+
+
+def test_from_a_file(tmp_path: Path) -> None:
+    place = tmp_path / "mine.yaml"
+    place.write_text("use: Mine.\nsearch: {greedy: {}}\nprocess: [{min_p: {p: 0.1}}]\n")
+    assert (preset(str(place)).search, preset(str(place)).process) == ({"greedy": {}}, [{"min_p": {"p": 0.1}}])
+    assert preset(str(place)).range is None
+    place.write_text("use: Mine.\n")
+    with pytest.raises(BadRequest, match="search' is missing"):
+        preset(str(place))

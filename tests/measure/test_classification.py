@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from posttrain.core.errors import BadRequest
@@ -72,3 +73,28 @@ def test_free_texts_are_no_classes():
     assert class_scores(texts, texts)["macro_f1"] == 1.0
     with pytest.raises(BadRequest, match="1001 different classes"):
         Classification().score(texts, [[text] for text in texts])
+
+
+def test_scores_of_one_class():
+    """Of three yes two are found, with one false alarm: precision, recall and F1 are 2/3."""
+    predictions, references = ["yes", "yes", "no", "yes", "a"], [["yes"], ["yes"], ["yes"], ["no"], ["a"]]
+    found = Classification(score_by="f1", positive="yes").score(predictions, references)
+    assert found.value == found.parts["precision"] == found.parts["recall"] == pytest.approx(2 / 3)
+    assert found.parts["accuracy"] == pytest.approx(3 / 5)
+    with pytest.raises(BadRequest, match="No row is 'maybe' or predicted as it"):
+        Classification(positive="maybe").score(predictions, references)
+    with pytest.raises(BadRequest, match="recall is that of one class, so name it"):
+        Classification.parse({"score_by": "recall"})
+
+
+@pytest.mark.parametrize("score_by", ["f1", "precision", "recall"])
+def test_scores_of_one_class_equal_scikit_learn(score_by):
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(3)
+    predicted, actual = (generator.choice(["no", "yes"], size=200).tolist() for _ in range(2))
+    found = Classification(score_by=score_by, positive="yes").score(predicted, [[each] for each in actual])
+    theirs = {"f1": metrics.f1_score, "precision": metrics.precision_score, "recall": metrics.recall_score}[score_by]
+    assert found.value == pytest.approx(theirs(actual, predicted, pos_label="yes"))
+    assert found.stderr is not None and found.interval is not None
+    # Percentiles of a nearly normal statistic lie 1.96 standard errors from it.
+    assert found.interval[1] - found.interval[0] == pytest.approx(2 * 1.96 * found.stderr, rel=0.1)

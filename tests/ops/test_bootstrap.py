@@ -174,3 +174,10 @@ def test_paired_test_of_drawn_items_is_that_of_sums_where_both_can_be_taken() ->
 def test_refusals(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_standard_error_of_a_mean() -> None:
+    """0 and 1 in equal parts: the deviation of a mean of n is 1 / (2 sqrt(n)); one item has none."""
+    assert mean_interval([0.0, 1.0] * 50, resamples=4000).stderr == pytest.approx(0.05, rel=0.05)
+    assert mean_interval([2.0]).stderr == 0.0
+    assert mean_interval([0.0, 1.0], resamples=1).stderr is None

@@ -1,4 +1,4 @@
-"""Layers of 2 to 8 bits: against a float64 product with the unpacked matrix, whatever the width, shape and processor.
+"""Layers of 1 to 8 bits: against a float64 product with the unpacked matrix, whatever the width, shape and processor.
 
 Hand-worked layer of 4 bits in groups of 2, three inputs: codes [[15, 8, 3], [0, 7, 9]], packed to bytes 8*16 + 15 = 143
 and 3, 7*16 = 112 and 9; scales [[0.5, 2], [1, 0.25]]; zero-points [[8, 1], [0, 9]] packed to 24 and 144. The matrix is
@@ -82,7 +82,7 @@ def test_hand_worked_layer(computed_by: str) -> None:
     assert packed_linear(x, CODES, SCALE, None, bias, **options).tolist() == [17.5, -17.25]
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("group_size", [8, 32, 40, 64, 0])
 def test_agrees_with_float64(computed_by: str, bits: int, group_size: int) -> None:
     """0 stands for one group a row. At most `inputs` roundings of 2^-24, and the matrix itself is exact."""
@@ -100,7 +100,7 @@ def test_agrees_with_float64(computed_by: str, bits: int, group_size: int) -> No
                 assert ((y - expected).abs() <= (inputs + 4) * 2.0**-24 * terms).all()
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(1, 9))
 def test_one_input_at_a_time_gives_the_matrix_exactly(computed_by: str, bits: int) -> None:
     """The unit vectors pick columns: scale times code has at most 20 significant bits, so nothing is rounded."""
     for group_size in (16, 32, 70):

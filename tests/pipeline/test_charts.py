@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from posttrain.pipeline import views
-from posttrain.pipeline.charts import curve_chart, scatter_chart
+from posttrain.pipeline.charts import curve_chart, dots_chart, scatter_chart
 
 LOSS = views.curve(
     "Loss", "step", "loss", {"training": [(0, 3.0), (1, 2.0), (2, 1.0)], "held out": [(0, 3.5), (2, 1.5)]}
@@ -110,3 +110,42 @@ def test_any_name_may_be_drawn(name: str) -> None:
 def test_constant_and_single_values_draw() -> None:
     for values in ([(0, 0.0)], [(0, 5.0), (1, 5.0)], [(0, 1e-12), (1, 2e-12)], [(0, 1e12), (10**7, 2e12)]):
         parse(curve_chart(views.curve("t", "x", "y", {"a": values}), "a"))
+
+
+ROWS = views.dots(
+    "Shares",
+    "share",
+    {
+        "accuracy": {"base": (0.25, 0.1, 0.4), "tuned": (0.5, 0.35, 0.65)},
+        "few items": {"base": (0.3, None, None), "tuned": None},
+        "nobody": {"base": None, "tuned": None},
+    },
+)
+
+
+def test_rows_of_dots_say_what_they_show() -> None:
+    root = parse(dots_chart(ROWS, "a"))
+    assert root.findtext("desc") == "accuracy: base 0.25, tuned 0.5. few items: base 0.3."
+    shown = {(element.text or "").strip() for element in root.iter("text")}
+    assert {"accuracy", "few items", "share", "base", "tuned"} <= shown and "nobody" not in shown
+
+
+def test_dots_lie_at_their_values() -> None:
+    """Two models in the first row at 0.25 and 0.5; one of them at 0.3 in the second, a fifth of the way between."""
+    root = parse(dots_chart(ROWS, "a"))
+    found = {}
+    for use in root.iter("use"):
+        if match := re.search(r"fill: var\(--series-(\d)", use.get("style", "")):
+            found.setdefault(match[1], []).append((float(use.get("x", "")), float(use.get("y", ""))))
+    (base, few), (tuned,) = found["1"][:2], found["2"][:1]
+    assert base[0] < few[0] < tuned[0] and few[0] - base[0] == pytest.approx((tuned[0] - base[0]) / 5, abs=0.1)
+    assert base[1] < tuned[1] < few[1]  # y points down: rows from top to bottom, series from top to bottom inside a row
+
+
+def test_no_dots_no_drawing() -> None:
+    assert dots_chart(views.dots("t", "x", {"a": {"one": None}}), "a") == ""
+
+
+def test_an_interval_beside_its_value_is_drawn() -> None:
+    """A figure that is biased upwards may have an interval that begins above it."""
+    assert dots_chart(views.dots("t", "x", {"a": {"one": (0.1, 0.2, 0.3)}}), "a").startswith("<svg")

@@ -15,7 +15,7 @@ from posttrain.core.errors import BadRequest, Failure
 from posttrain.models.saving import save
 from posttrain.pipeline.report import render_report
 from posttrain.pipeline.single_step import single_step
-from posttrain.pipeline.steps import compare_decoding as module
+from posttrain.pipeline.steps import _written
 from posttrain.pipeline.steps._written import Figure, Written, figures, questions, write
 from posttrain.pipeline.steps.compare_decoding import CompareDecoding
 from tiny_models import make_tiny_llama
@@ -144,8 +144,8 @@ def test_a_recommendation_by_a_figure(tiny_llama: Any, monkeypatch: pytest.Monke
     assert "perplexity is the lowest" in best["rule"]
     # Twice the same way is equally good; the faster one is taken.
     speeds = iter([1.0, 2.0])
-    real = module.write
-    monkeypatch.setattr(module, "write", lambda *a, **k: replace(real(*a, **k), tokens_per_second=next(speeds)))
+    real = _written.write
+    monkeypatch.setattr(_written, "write", lambda *a, **k: replace(real(*a, **k), tokens_per_second=next(speeds)))
     twice = {"one": METHODS["careful"], "two": METHODS["careful"]}
     found = compared(tiny_llama, methods=twice, prefer={"distinct_1": "higher"})["recommended"]
     assert (found["best"], found["method"], found["as_good"]) == ("one", "two", ["two"])

@@ -162,3 +162,20 @@ def test_gptq_from_the_step(tiny_llama: LanguageModel, text: str) -> None:
     assert found["perplexity_ratio"] == pytest.approx(1, abs=0.1)
     with torch.no_grad():
         assert tiny_llama.network(torch.tensor([[5, 17]])).logits.isfinite().all()
+
+
+def test_a_ruined_model_is_no_success(tiny_llama: LanguageModel, text: str) -> None:
+    """A network that knows the text by heart, reduced to signs: smaller, perhaps faster, and of no use."""
+    ids = torch.tensor([tiny_llama.tokenizer(WORDS)["input_ids"][:90]])
+    optimizer = torch.optim.AdamW(tiny_llama.network.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        tiny_llama.network(ids, labels=ids).loss.backward()
+        optimizer.step()
+    settings = {"method": {"binary": {}}, "text": text, "max_tokens": 90, "allow_slower": True}
+    outcome = single_step("quantize", settings, tiny_llama)
+    found = outcome.result
+    assert found["perplexity_before"] < 2 and found["perplexity_ratio"] > 2
+    assert found["success"] is False
+    assert "ruined" in str(outcome.headline) and "The model is ruined" in outcome.views[-1]["text"]
+    assert outcome.views[-1]["tone"] == "warning"

@@ -108,6 +108,36 @@ def test_what_earlier_steps_left_is_found_wherever_data_are_read() -> None:
     assert step.located({"others": Path("a.jsonl")}) is step
 
 
+class Judge(Settings):
+    """Another model."""
+
+    loads: ClassVar[tuple[str, ...]] = ("model",)
+
+    model: str
+    chat: str = "judge"
+
+
+class Court(Step):
+    """A step with judges by name."""
+
+    judges: dict[str, Judge] = {}
+    reads: ClassVar[tuple[str, ...]] = ("record",)
+    record: str = "judge"
+
+    def run(self, context: Context) -> Outcome:
+        return Outcome({})
+
+
+def test_models_that_earlier_steps_left_are_found_where_one_is_loaded() -> None:
+    """Names of models and of records don't mix, and a dictionary is looked into."""
+    step = Court(judges={"first": Judge(model="judge"), "second": Judge(model="gpt2")})
+    found = step.located({"gpt2": Path("a.jsonl")}, {"judge": "run/model"})
+    assert (found.judges["first"].model, found.judges["first"].chat) == ("run/model", "judge")
+    assert found.judges["second"] is step.judges["second"]
+    assert (found.record, step.judges["first"].model) == ("judge", "judge")
+    assert step.located({}, {"others": "run/model"}) is step
+
+
 @pytest.mark.parametrize(
     ("cls", "entry", "told"),
     [

@@ -61,8 +61,11 @@ def _structure(network: nn.Module) -> list[tuple[Any, ...]]:
 
 
 def _steps(layer: nn.Module, matrix: torch.Tensor) -> torch.Tensor:
-    """The distance between two neighbouring values of each weight: one a row, or one a group of a row."""
+    """The distance between two neighbouring values of each weight: one a row, one a group of a row, or its own."""
     inputs = matrix.shape[1]
+    if layer.weight.is_floating_point() and not hasattr(layer, "grid"):
+        kept = torch.finfo(layer.weight.dtype)
+        return kept.eps * torch.exp2(matrix.abs().log2().floor()).clamp(min=kept.smallest_normal)
     width = layer.grid.width(inputs) if hasattr(layer, "grid") else inputs
     scale = layer.grid_parameters()[0] if hasattr(layer, "grid_parameters") else layer.scale.float()
     return scale.view(len(matrix), -1).repeat_interleave(width, 1)[:, :inputs]
@@ -80,6 +83,8 @@ def test_settings_are_documented(quantizer: Quantizer) -> None:
 def test_rounding_errs_by_half_a_step(quantizer: Quantizer, model: LanguageModel) -> None:
     if quantizer.needs_calibration:
         pytest.skip("what looks at activations may trade one weight's error for another's")
+    if getattr(quantizer, "bits", 8) == 1:
+        pytest.skip("two values aren't the ends of the range that the weights lie in")
     before = {name: matrix_of(layer) for name, layer in select(model.network, quantizer.targets).items()}
     quantizer.quantize(model)
     for name, matrix in before.items():
@@ -103,7 +108,7 @@ def test_outputs_and_memory(quantizer: Quantizer, model: LanguageModel) -> None:
     # Scales and the like take little beside the codes, even of 64 inputs.
     for name, count in weights.items():
         stored = _weight_bytes(model.network.get_submodule(name))
-        assert stored <= 1.15 * count * getattr(quantizer, "bits", 8) / 8, name
+        assert stored <= count * (getattr(quantizer, "bits", 8) + 0.6) / 8, name
 
 
 def test_saved_and_loaded_is_equal(quantizer: Quantizer, model: LanguageModel, tmp_path: Path) -> None:

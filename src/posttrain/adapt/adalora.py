@@ -36,7 +36,7 @@ from posttrain.adapt import (
 from posttrain.adapt._head import freeze_body, head_tensors, merge_head, peft_entries, restore_head
 from posttrain.core import files
 from posttrain.core.errors import BadRequest, Failure
-from posttrain.models.surgery import effective_weight, features, replace, weight_of
+from posttrain.models.surgery import effective_weight, features, replace, trained_dtype, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -143,7 +143,7 @@ class AdaLoraLayer(AdapterLayer):
         """Add an adapter: P and Q Gaussian, the singular values zero."""
         inputs, outputs = features(self.base)
         weight = weight_of(self.base)
-        dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
+        dtype = trained_dtype(self.base)
         self.triplets[name] = Triplets(inputs, outputs, rank, weight.device, dtype)
         self.scaling[name], self.dropout[name] = scaling, dropout
 

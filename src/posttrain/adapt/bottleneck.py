@@ -21,7 +21,7 @@ from posttrain.adapt import Adapter, AdapterLayer, activate, adaptable, adapter_
 from posttrain.adapt._head import freeze_body, head_layers, head_tensors, restore_head
 from posttrain.core import files
 from posttrain.core.errors import BadRequest, Failure
-from posttrain.models.surgery import features, replace, weight_of
+from posttrain.models.surgery import features, replace, trained_dtype, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,7 +52,7 @@ class BottleneckLayer(AdapterLayer):
         """Add an adapter: down as torch initialises linear maps, up zero."""
         _, hidden = features(self.base)
         weight = weight_of(self.base)
-        dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
+        dtype = trained_dtype(self.base)
         down = nn.Linear(hidden, width, device=weight.device, dtype=dtype)
         up = nn.Linear(width, hidden, device=weight.device, dtype=dtype)
         nn.init.zeros_(down.bias)

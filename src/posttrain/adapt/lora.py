@@ -37,7 +37,7 @@ from posttrain.adapt._head import (
     restore_head,
 )
 from posttrain.core.errors import BadRequest, Failure
-from posttrain.models.surgery import effective_weight, features, replace, weight_of
+from posttrain.models.surgery import effective_weight, features, replace, trained_dtype, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,7 +75,7 @@ class LoraLayer(AdapterLayer):
         """Add an adapter: A Kaiming-uniform with a = sqrt(5) as in the authors' code, B zero."""
         inputs, outputs = features(self.base)
         weight = weight_of(self.base)
-        dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
+        dtype = trained_dtype(self.base)
         a = torch.empty(rank, inputs, device=weight.device, dtype=dtype)
         if isinstance(self.base, nn.Embedding):
             nn.init.zeros_(a)  # the lookup side starts at zero, so that only looked-up rows ever move

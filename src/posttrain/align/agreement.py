@@ -1,4 +1,4 @@
-"""Krippendorff's alpha: how far annotators agree beyond what chance would give, for any number of them.
+"""Agreement beyond chance: Krippendorff's alpha of any number of annotators, Cohen's kappa of two.
 
 Units that an annotator left out are allowed. Values are compared as names (nominal metric): two are the same or they
 aren't. Source: Krippendorff, Content Analysis (2nd edition, 2004), chapter 11; Krippendorff, Computing Krippendorff's
@@ -43,3 +43,30 @@ def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
     total = occurrences.total()
     by_chance = total * total - sum(count * count for count in occurrences.values())  # Σ_{c≠k} n_c n_k
     return 1 - (total - 1) * different / by_chance if by_chance else None
+
+
+def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
+    """Agreement of two annotators beyond chance, κ = (p_o − p_e) / (1 − p_e) (Cohen, 1960).
+
+    p_o is the share of units with the same value, p_e = Σ_c p_1c p_2c what two annotators with these shares of values
+    would agree by chance.
+
+    Args:
+        first: One annotator's values.
+        second: The other's, of the same units.
+
+    Returns:
+        1 for full agreement, 0 for that of chance; None where it isn't defined, because there are no units or both gave
+        the same single value.
+
+    Raises:
+        ValueError: If the two differ in length.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values are not of the same units")
+    if not first:
+        return None
+    counts, others = Counter(first), Counter(second)
+    observed = sum(one == other for one, other in zip(first, second)) / len(first)
+    expected = sum(count * others[value] for value, count in counts.items()) / len(first) ** 2
+    return (observed - expected) / (1 - expected) if expected < 1 else None

@@ -15,14 +15,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import combinations, groupby
+from itertools import combinations, groupby, product
 from pathlib import Path
 from typing import Any, Self
 
 from posttrain.align.agreement import krippendorff_alpha
+from posttrain.align.arena import Choice, Vote
 from posttrain.align.feedback_database import Database
 from posttrain.align.feedback_items import Answer, Item
 from posttrain.core import files
@@ -32,9 +33,10 @@ from posttrain.data.record import Preference
 
 OVERALL = "overall"
 
-_JUDGE = """INSERT INTO judgements (item, annotator, criterion, ranks, seconds, time) VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (item, annotator, criterion)
-    DO UPDATE SET ranks = excluded.ranks, seconds = excluded.seconds, time = excluded.time"""
+_NOTED = "item, annotator, criterion, ranks, seconds, time, shown, record"
+_JUDGE = f"""INSERT INTO judgements ({_NOTED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (item, annotator, criterion) DO UPDATE SET ranks = excluded.ranks, seconds = excluded.seconds,
+    time = excluded.time, shown = excluded.shown, record = excluded.record"""
 _JUDGE_IF_LATER = f"{_JUDGE} WHERE excluded.time > judgements.time"
 
 
@@ -138,13 +140,23 @@ class FeedbackStore:
         rows.sort(key=lambda row: _digest(seed, row[1]))
         return [_question(row, annotator, criterion, seed) for row in rows]
 
-    def judge(self, question: Question, ranks: Sequence[int], seconds: float | None = None) -> None:
+    def judge(
+        self,
+        question: Question,
+        ranks: Sequence[int],
+        seconds: float | None = None,
+        *,
+        ordered: bool = True,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
         """Record a judgement, on disk when this returns; it replaces an earlier one of the same annotator.
 
         Args:
             question: What was asked.
             ranks: For each answer in the order shown its rank; the lowest is the best, equal ranks are a tie.
             seconds: How long the annotator took.
+            ordered: Whether the answers were seen in this order, and in no other.
+            record: What else the annotator left, JSON-able: reasons, for example.
 
         Raises:
             BadRequest: If there isn't one rank for each answer, or annotator or criterion has no name.
@@ -157,7 +169,8 @@ class FeedbackStore:
         for place, rank in zip(question.order, ranks):
             stored[place] = rank
         with self._database.transaction():
-            self._judge(question.item, question.annotator, question.criterion, stored, seconds, _now())
+            noted = (json.dumps(question.order) if ordered else None, json.dumps(record) if record else None)
+            self._judge(question.item, question.annotator, question.criterion, stored, seconds, _now(), *noted)
 
     def withdraw(self, question: Question) -> bool:
         """Take the annotator's judgement of an item back, so that it is pending again; False if there was none."""
@@ -199,23 +212,24 @@ class FeedbackStore:
                 self._add(item)
                 balance = votes[item.hash]
                 ranks = [1 + (balance < 0), 1 + (balance > 0)]
-                self._judge(self._number(item.hash), annotator, criterion, ranks, None, now)
+                self._judge(self._number(item.hash), annotator, criterion, ranks, None, now, None, None)
         return len(items)
 
     def merge(self, other: FeedbackStore) -> None:
         """Take in all items and judgements of another store; of two judgements of one question the later one counts."""
         # In this order each judgement's item is among the items, whatever is added meanwhile.
-        judgements = other._database.rows(
-            "SELECT item, annotator, criterion, ranks, seconds, time FROM judgements ORDER BY id"
-        )
+        judgements = other._database.rows(f"SELECT {_NOTED} FROM judgements ORDER BY id")
+        authors = other._authors()
         items = other._database.rows("SELECT id, hash, prompt, answers, source FROM items ORDER BY id")
         with self._database.transaction():
             numbers = {}
             for number, hash_, prompt, answers, source in items:
                 self._add(Item(json.loads(prompt), tuple(json.loads(answers)), source))
                 numbers[number] = self._number(hash_)
-            for item, annotator, criterion, ranks, seconds, time in judgements:
-                self._judge(numbers[item], annotator, criterion, json.loads(ranks), seconds, time, _JUDGE_IF_LATER)
+                self._add_authors(numbers[number], authors.get(number, {}))
+            for item, annotator, criterion, ranks, seconds, time, shown, record in judgements:
+                noted = (seconds, time, shown, record)
+                self._judge(numbers[item], annotator, criterion, json.loads(ranks), *noted, _JUDGE_IF_LATER)
 
     def counts(self) -> tuple[int, int]:
         """How many items and how many judgements the store holds."""
@@ -264,21 +278,74 @@ class FeedbackStore:
         Which answer is the first follows from the answers' hashes, so that the two names are equally likely by chance.
         A ranking of n answers is n (n − 1) / 2 choices. None where alpha isn't defined, as with a single annotator.
         """
-        units = (
-            [_choice(ranks, first, second) for ranks in rankings]
-            for _, _, answers, rankings in self._judged(criterion)
-            for first, second in combinations(range(len(answers)), 2)
+        return krippendorff_alpha([*by_annotator.values()] for by_annotator in self.choices(criterion).values())
+
+    def choices(
+        self, criterion: str = OVERALL, annotators: Collection[str] | None = None
+    ) -> dict[tuple[int, int, int], dict[str, Choice]]:
+        """What annotators chose between two answers: by item and the two's places in it, by annotator.
+
+        Args:
+            criterion: By what.
+            annotators: Whose choices; everybody's if None.
+        """
+        found: dict[tuple[int, int, int], dict[str, Choice]] = {}
+        for item, annotator, ranking in self._database.rows(
+            "SELECT item, annotator, ranks FROM judgements WHERE criterion = ? ORDER BY item, id", criterion
+        ):
+            if annotators is None or annotator in annotators:
+                ranks = json.loads(ranking)
+                for first, second in combinations(range(len(ranks)), 2):
+                    choices = found.setdefault((item, first, second), {})
+                    choices[annotator] = _choice(ranks, first, second)
+        return found
+
+    def votes(self, criterion: str = OVERALL) -> list[Vote]:
+        """What annotators chose between answers of two different systems, where it is known who wrote them.
+
+        A ranking of n answers is n (n − 1) / 2 votes. An answer that several systems gave is a vote for each of them.
+        """
+        authors = self._authors()
+        found = []
+        for item, prompt, annotator, ranking, shown in self._database.rows(
+            "SELECT item, prompt, annotator, ranks, shown FROM judgements JOIN items ON items.id = item"
+            " WHERE criterion = ? ORDER BY item, judgements.id",
+            criterion,
+        ):
+            wrote, ranks = authors.get(item, {}), json.loads(ranking)
+            digest = hashlib.sha256(prompt.encode()).hexdigest()
+            order = range(len(ranks)) if shown is None else json.loads(shown)
+            for one, other in combinations(order, 2):
+                choice = _choice(ranks, one, other)
+                found += [
+                    Vote(item, digest, annotator, first, second, choice, shown is not None)
+                    for first, second in product(wrote.get(one, ()), wrote.get(other, ()))
+                    if first != second
+                ]
+        return found
+
+    def systems(self) -> list[str]:
+        """Who wrote answers, as far as that is known, in alphabetical order."""
+        return [name for (name,) in self._database.rows("SELECT DISTINCT system FROM authors ORDER BY system")]
+
+    def records(self, annotator: str, criterion: str = OVERALL) -> list[dict[str, Any]]:
+        """What the annotator left beside verdicts, in the order of the items, where anything was left."""
+        rows = self._database.rows(
+            "SELECT record FROM judgements WHERE annotator = ? AND criterion = ? AND record IS NOT NULL ORDER BY item",
+            *(annotator, criterion),
         )
-        return krippendorff_alpha(units)
+        return [json.loads(record) for (record,) in rows]
 
     def hash(self) -> str:
-        """SHA-256 of all items and judgements, 64 hex digits; when and how fast was judged takes no part."""
+        """SHA-256 of items, authors and judgements, 64 hex digits; when and how fast was judged takes no part."""
         digest = hashlib.sha256()
-        for row in self._database.rows(
-            "SELECT hash, annotator, criterion, ranks FROM items LEFT JOIN judgements ON item = items.id"
-            " ORDER BY hash, annotator, criterion"
+        for query in (
+            "SELECT hash, annotator, criterion, ranks, shown FROM items LEFT JOIN judgements ON item = items.id"
+            " ORDER BY hash, annotator, criterion",
+            "SELECT hash, place, system FROM authors JOIN items ON item = items.id ORDER BY hash, place, system",
         ):
-            digest.update(json.dumps(row).encode() + b"\n")
+            for row in self._database.rows(query):
+                digest.update(json.dumps(row).encode() + b"\n")
         return digest.hexdigest()
 
     def _judged(self, criterion: str) -> Iterator[tuple[int, Answer, list[Answer], list[list[int]]]]:
@@ -292,10 +359,27 @@ class FeedbackStore:
             yield item, json.loads(prompt), json.loads(answers), [json.loads(row[3]) for row in group]
 
     def _add(self, item: Item) -> bool:
-        """Add a canonical item; False if it is known."""
+        """Add a canonical item, or what isn't known of its authors; False if the item is known."""
         values = (item.hash, json.dumps(item.prompt), json.dumps(item.answers), item.source)
         statement = "INSERT INTO items (hash, prompt, answers, source) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
-        return self._database.change(statement, *values) > 0
+        new = self._database.change(statement, *values) > 0
+        if item.systems:
+            self._add_authors(self._number(item.hash), {place: [name] for place, name in enumerate(item.systems)})
+        return new
+
+    def _add_authors(self, item: int, authors: Mapping[int, Iterable[str]]) -> None:
+        for place, systems in authors.items():
+            for system in systems:
+                self._database.change(
+                    "INSERT INTO authors VALUES (?, ?, ?) ON CONFLICT DO NOTHING", item, place, system
+                )
+
+    def _authors(self) -> dict[int, dict[int, list[str]]]:
+        """By item, and by an answer's place in it, the systems that gave the answer."""
+        found: dict[int, dict[int, list[str]]] = {}
+        for item, place, system in self._database.rows("SELECT item, place, system FROM authors ORDER BY item, system"):
+            found.setdefault(item, {}).setdefault(place, []).append(system)
+        return found
 
     def _number(self, hash_: str) -> int:
         ((number,),) = self._database.rows("SELECT id FROM items WHERE hash = ?", hash_)
@@ -309,11 +393,13 @@ class FeedbackStore:
         ranks: Sequence[int],
         seconds: float | None,
         time: str,
+        shown: str | None,
+        record: str | None,
         statement: str = _JUDGE,
     ) -> None:
         steps = {rank: place for place, rank in enumerate(sorted(set(ranks)), start=1)}
         dense = json.dumps([steps[rank] for rank in ranks])
-        self._database.change(statement, item, annotator, criterion, dense, seconds, time)
+        self._database.change(statement, item, annotator, criterion, dense, seconds, time, shown, record)
 
 
 def write_preferences(preferences: Iterable[Preference], path: Path | str) -> None:
@@ -322,7 +408,7 @@ def write_preferences(preferences: Iterable[Preference], path: Path | str) -> No
     files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _choice(ranks: Sequence[int], first: int, second: int) -> str:
+def _choice(ranks: Sequence[int], first: int, second: int) -> Choice:
     if ranks[first] == ranks[second]:
         return "tie"
     return "first" if ranks[first] < ranks[second] else "second"

@@ -16,8 +16,22 @@ from typing import Any
 from posttrain.core.errors import BadRequest, Failure
 
 _APPLICATION = 0x70746662  # "ptfb", in the header of every store
-_VERSION = 1
+_VERSION = 2
 _PATIENCE = 30.0  # seconds to wait while another process writes
+
+# By the version that it ends: what later ones added.
+_ADDED = {
+    1: (
+        """CREATE TABLE authors (
+            item INTEGER NOT NULL REFERENCES items (id),
+            place INTEGER NOT NULL,     -- of the answer in the item
+            system TEXT NOT NULL CHECK (system <> ''),
+            UNIQUE (item, place, system)
+        )""",
+        "ALTER TABLE judgements ADD COLUMN shown TEXT",  # JSON: places in the order shown; NULL: unknown, or all orders
+        "ALTER TABLE judgements ADD COLUMN record TEXT",  # JSON: what else the annotator left, such as reasons
+    ),
+}
 
 _SCHEMA = (
     """CREATE TABLE items (
@@ -37,6 +51,7 @@ _SCHEMA = (
         time TEXT NOT NULL,         -- ISO 8601, UTC
         UNIQUE (item, annotator, criterion)
     )""",
+    *(statement for statements in _ADDED.values() for statement in statements),
     f"PRAGMA application_id = {_APPLICATION}",
     f"PRAGMA user_version = {_VERSION}",
 )
@@ -94,6 +109,12 @@ class Database:
                 if self._pragma("application_id") == 0:  # no other process was faster
                     for statement in _SCHEMA:
                         self.change(statement)
+        elif version < _VERSION:
+            with self.transaction():
+                for older in range(self._pragma("user_version"), _VERSION):  # another process may have been faster
+                    for statement in _ADDED[older]:
+                        self.change(statement)
+                self._pragma(f"user_version = {_VERSION}")
 
     def _write_ahead(self) -> None:
         """Choose the write-ahead log, for good. Where a file system allows none, the rollback journal is as safe."""

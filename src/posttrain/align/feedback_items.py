@@ -39,11 +39,14 @@ class Item:
         prompt: Text or messages.
         answers: 2 to 16 different answers; messages where the prompt is messages, text where it is text.
         source: Where the item comes from: ``file:line``, or the model that wrote the answers.
+        systems: Who wrote each answer, for ratings of systems; empty if that doesn't matter. Nobody who judges sees it,
+            and it takes no part in what the item is.
     """
 
     prompt: Answer
     answers: tuple[Answer, ...]
     source: str = ""
+    systems: tuple[str, ...] = ()
 
     def canonical(self) -> Item:
         """The same item with all parts messages if one of them is, and the answers in the order of their hashes.
@@ -54,18 +57,26 @@ class Item:
         place = self.source or "An item"
         if not 2 <= len(self.answers) <= len(LETTERS):
             raise BadRequest(f"{place}: {len(self.answers)} answers, but an item has 2 to {len(LETTERS)}.")
+        if self.systems and not (len(self.systems) == len(self.answers) and all(map(str.strip, self.systems))):
+            raise BadRequest(f"{place}: {len(self.answers)} answers need the names of as many systems.")
         prompt, answers = self.prompt, list(self.answers)
         if any(not isinstance(part, str) for part in (prompt, *answers)):
             prompt = _messages(prompt, "user")
             answers = [_messages(answer, "assistant") for answer in answers]
         try:
-            answers.sort(key=_digest)
+            digests = [_digest(answer) for answer in answers]
             _digest(prompt)
         except UnicodeEncodeError:
             raise BadRequest(f"{place}: a text holds half a character (a lone surrogate), which no file can.") from None
-        if any(first == second for first, second in pairwise(answers)):
+        order = sorted(range(len(answers)), key=digests.__getitem__)
+        if any(digests[first] == digests[second] for first, second in pairwise(order)):
             raise BadRequest(f"{place}: two of the answers are equal.", "Compare answers that differ.")
-        return replace(self, prompt=prompt, answers=tuple(answers))
+        return replace(
+            self,
+            prompt=prompt,
+            answers=tuple(answers[i] for i in order),
+            systems=tuple(self.systems[i] for i in order) if self.systems else (),
+        )
 
     @cached_property
     def hash(self) -> str:
@@ -83,15 +94,6 @@ def _json(value: Any) -> str:
 
 def _digest(value: Answer) -> bytes:
     return hashlib.sha256(_json(value).encode()).digest()
-
-
-def as_text(value: Answer) -> str:
-    """A prompt or an answer for the eye: messages with their roles, a single one without."""
-    if isinstance(value, str):
-        return value
-    if len(value) == 1:
-        return str(value[0]["content"])
-    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in value)
 
 
 def read_items(reference: str) -> list[Item]:

@@ -2,7 +2,9 @@
 
 The standard error is that of a mean (sample deviation over the root of n), for exp of a mean by the delta method. A
 task with members gets the mean over all items (micro) with the standard error pooled over members, as
-lm-evaluation-harness reports it, and the mean of the members' values (macro) beside it.
+lm-evaluation-harness reports it, and the mean of the members' values (macro) beside it. A metric that is no mean (F1, a
+correlation) is computed on all items together, and anew on draws of them: their deviation is its standard error. Where
+an item doesn't count in a metric, neither value nor n includes it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from posttrain.bench.item import Item
-from posttrain.bench.task_types import Reply, TaskType
+from posttrain.bench.task import Task
+from posttrain.bench.task_types import Reply
+from posttrain.core import events
+from posttrain.core.errors import BadRequest
+from posttrain.measure import TextMetric
 from posttrain.ops.bootstrap import ratio_interval
 
 # Percentile intervals from fewer items than this are too narrow.
@@ -27,10 +33,10 @@ class Figure:
     """A metric's value over some items.
 
     Attributes:
-        value: The mean, or exp of the mean for a perplexity.
-        stderr: Its standard error; None for a single item.
+        value: The mean, exp of the mean for a perplexity, or what a metric of all items together gives.
+        stderr: Its standard error; None for a single item, and for fewer than 20 where it comes from a bootstrap.
         interval: 95 % bootstrap interval over items; None for fewer than 20.
-        n: Number of items.
+        n: Number of items that count.
     """
 
     value: float
@@ -153,9 +159,40 @@ class Place(NamedTuple):
     category: str | None
 
 
+def item_scores(task: Task, item: Item, reply: Reply) -> dict[str, float | None]:
+    """A reply's scores and the task's own metrics of the item; None in those where it doesn't count.
+
+    Raises:
+        BadRequest: If a metric gives something else than a finite number; names task, key and item.
+    """
+    if not task.item_metrics:
+        return dict(reply.scores)
+    seen = item.with_values({**reply.record, **reply.scores})
+    made: dict[str, float | None] = {}
+    for metric, expression in task.item_metrics.items():
+        found = seen.value(expression, f"item_metrics.{metric}")
+        if found is not None and not (isinstance(found, (int, float)) and math.isfinite(found)):
+            raise seen.problem(f"item_metrics.{metric}", f"it must give a number or none, not {found!r}")
+        made[metric] = None if found is None else float(found)
+    return {**reply.scores, **made}
+
+
+def corpus_figure(metric: TextMetric, replies: Sequence[Reply]) -> Figure:
+    """The value of a metric that looks at all answers together, with bootstrap interval and standard error.
+
+    Raises:
+        BadRequest: If the type says nothing of what was predicted, or the metric has no value for these answers.
+    """
+    predictions = [reply.predicted for reply in replies if reply.predicted is not None]
+    if len(predictions) != len(replies):
+        raise BadRequest("The task type doesn't say what was predicted.", "Use `item_metrics` instead.")
+    found = metric.score(predictions, [list(reply.answers) for reply in replies])
+    return Figure(found.value, found.stderr, found.interval, len(replies))
+
+
 def summarize(
     name: str,
-    type_: TaskType,
+    task: Task,
     items: Sequence[Item],
     places: Sequence[Place],
     replies: Sequence[Reply],
@@ -166,76 +203,113 @@ def summarize(
 
     Args:
         name: The task's name.
-        type_: How it was asked.
+        task: The task.
         items: [n], at least one.
         places: [n], where each item belongs.
         replies: [n].
         signature: How scores were made.
         seconds: How long asking took.
+
+    Raises:
+        BadRequest: If no item counts for the task's score, or a metric of the task doesn't work.
     """
+    scores = [item_scores(task, item, reply) for item, reply in zip(items, replies)]
+    missing: dict[str, str] = {}
 
     def figures(chosen: Collection[Place]) -> dict[str, Figure]:
-        """The metrics of the items in some places."""
+        """The metrics of the items in some places, but for those that have no value there."""
         rows = [i for i, place in enumerate(places) if place in chosen]
-        members = [str(places[i].member) for i in rows]
-        return {
-            metric: figure([replies[i].scores[metric] for i in rows], members, metric in type_.perplexities)
-            for metric in type_.measured
-        }
+        found = {}
+        for metric in task.metrics:
+            if metric in task.corpus_metrics:
+                try:
+                    found[metric] = corpus_figure(task.corpus_metrics[metric], [replies[i] for i in rows])
+                except BadRequest as error:
+                    missing[metric] = error.problem
+                continue
+            counted = [(value, str(places[i].member)) for i in rows if (value := scores[i][metric]) is not None]
+            if counted:
+                values, members = zip(*counted)
+                found[metric] = figure(values, members, metric in task.type.perplexities)
+            else:
+                missing[metric] = "No item counts for it."
+        return found
 
     distinct = list(dict.fromkeys(places))
     of_member = {place: figures({place}) for place in distinct}
     categories = list(dict.fromkeys(place.category for place in distinct))
     of_category = {each: figures({place for place in distinct if place.category == each}) for each in categories}
+    missing.clear()
+    whole = figures(distinct)
+    for metric, why in missing.items():
+        if metric == task.metrics[0]:
+            raise BadRequest(f"{name}: there is no {metric} for these {len(items)} items. {why}")
+        events.message(f"{name}: there is no {metric} for these {len(items)} items. {why}", "warning")
     has_members = len(distinct) > 1
-    chances = [reply.chance for reply in replies if reply.chance is not None]
     return Result(
         name=name,
-        metric=type_.measured[0],
-        figures=figures(distinct),
-        macro={
-            metric: sum(found[metric].value for found in of_member.values()) / len(of_member)
-            for metric in type_.measured
-        }
-        if has_members
-        else None,
-        chance=sum(chances) / len(chances) if len(chances) == len(replies) else None,
+        metric=task.metrics[0],
+        figures=whole,
+        macro=_macro(list(of_member.values()), task.metrics) if has_members else None,
+        chance=_chance(task, replies),
         members=[
-            {**_row(place.member, found, type_), "category": place.category}
+            {**_row(place.member, found, task), "category": place.category}
             for place, found in of_member.items()
             if has_members
         ],
-        categories=[_row(category, of_category[category], type_) for category in categories if len(categories) > 1],
+        categories=[_row(category, of_category[category], task) for category in categories if len(categories) > 1],
         cut=sum(reply.cut > 0 for reply in replies),
         signature=signature,
         seconds=seconds,
-        items=list(_records(name, items, places, replies)),
-        lower_is_better=type_.perplexities,
+        items=list(_records(name, items, places, replies, scores, bool(task.corpus_metrics))),
+        lower_is_better=task.type.perplexities
+        | {*task.lower_is_better, *(key for key, each in task.corpus_metrics.items() if not each.higher_is_better)},
     )
 
 
-def _row(name: str | None, figures: dict[str, Figure], type_: TaskType) -> dict[str, Any]:
-    """A member's or category's row: its score in full, other metrics as values."""
-    score, *others = type_.measured
-    found = figures[score]
+def _macro(figures: Sequence[dict[str, Figure]], metrics: Sequence[str]) -> dict[str, float]:
+    """The mean of the members' values in each metric, over the members that have one."""
+    values = {metric: [found[metric].value for found in figures if metric in found] for metric in metrics}
+    return {metric: sum(each) / len(each) for metric, each in values.items() if each}
+
+
+def _chance(task: Task, replies: Sequence[Reply]) -> float | None:
+    """What guessing scores: as the task says, or the type, if the score is the metric that the type means."""
+    if task.chance is not None or task.metrics[:1] != task.type.measured[:1]:
+        return task.chance
+    chances = [reply.chance for reply in replies if reply.chance is not None]
+    return sum(chances) / len(chances) if len(chances) == len(replies) else None
+
+
+def _row(name: str | None, figures: dict[str, Figure], task: Task) -> dict[str, Any]:
+    """A member's or category's row: its score in full, other metrics as values; None where there is none."""
+    score, *others = task.metrics
+    found = figures.get(score)
     return {
         "name": name,
-        "score": found.value,
-        "stderr": found.stderr,
-        "n": found.n,
-        **{metric: figures[metric].value for metric in others},
+        "score": found.value if found else None,
+        "stderr": found.stderr if found else None,
+        "n": found.n if found else 0,
+        **{metric: figures[metric].value if metric in figures else None for metric in others},
     }
 
 
 def _records(
-    name: str, items: Sequence[Item], places: Sequence[Place], replies: Sequence[Reply]
+    name: str,
+    items: Sequence[Item],
+    places: Sequence[Place],
+    replies: Sequence[Reply],
+    scores: Sequence[dict[str, float | None]],
+    compared: bool,
 ) -> Iterator[dict[str, Any]]:
-    for item, place, reply in zip(items, places, replies):
+    """Each item's record; with what was predicted and what is right, where a metric compares these in all items."""
+    for item, place, reply, each in zip(items, places, replies, scores):
         yield {
             "task": name,
             **({"member": place.member} if place.member is not None else {}),
             "origin": item.origin,
             **reply.record,
-            "scores": reply.scores,
+            **({"predicted": reply.predicted, "answers": list(reply.answers)} if compared else {}),
+            "scores": each,
             "cut_tokens": reply.cut,
         }

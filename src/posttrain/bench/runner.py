@@ -72,9 +72,11 @@ class Plan:
         """How scores are made, but for the model."""
         task, examples = self.selection.task, self.parts[0].examples
         drawn = f"{examples.origin}/{task.examples.draw}" if task.examples and examples.number else "none"
+        conditions = self.selection.type.conditions()
         return (
             f"{self.name}|version:{task.version}|shots:{examples.number}|examples:{drawn}|template:{self.template}"
             f"|data:{self.data}|items:{sum(len(part.questions) for part in self.parts)}"
+            + (f"|{conditions}" if conditions else "")
         )
 
 
@@ -93,7 +95,7 @@ def prepare(
         num_fewshot: Solved examples before each item; each task's own number if None.
 
     Raises:
-        BadRequest: If a task, its data or a template isn't right.
+        BadRequest: If a task, its data or a template isn't right, or a task can't be asked on this machine.
         Failure: If the hub can't be reached.
     """
     if not tasks:
@@ -105,6 +107,8 @@ def prepare(
     selections = [find(name) for name in dict.fromkeys(tasks)]
     if twice := {each.name for each in selections if [other.name for other in selections].count(each.name) > 1}:
         raise BadRequest(f"Two tasks are called {', '.join(sorted(twice))}.", "Rename one of the files.")
+    for each in selections:
+        each.type.conditions()  # what can't be asked here is refused before anything is read
     return [_plan(each, Path(data) if data is not None else None, limit, num_fewshot) for each in selections]
 
 
@@ -134,6 +138,8 @@ def _plan(selection: Selection, folder: Path | None, limit: int | None, num_fews
         )
     hashes = [fingerprint([content([q.item for q in part.questions]), content(part.examples.items)]) for part in parts]
     settings = [dump(task.type), task.preamble, task.examples.model_dump(mode="json") if task.examples else None]
+    own = task.model_dump(mode="json", include={"item_metrics", "corpus_metrics"})
+    settings += [own] if any(own.values()) else []
     return Plan(selection, parts, fingerprint(hashes), fingerprint(settings))
 
 
@@ -184,7 +190,7 @@ def evaluate(
         replies = plan.selection.type.ask(model, asked, Effort(tokens_per_pass, batch_size))
         results[plan.name] = summarize(
             name=plan.name,
-            type_=plan.selection.type,
+            task=plan.selection.task,
             items=[question.item for question in asked],
             places=[Place(part.member, part.category) for part in plan.parts for _ in part.questions],
             replies=replies,

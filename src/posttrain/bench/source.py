@@ -18,7 +18,7 @@ from posttrain.bench.item import Item
 from posttrain.bench.task import Selection, Source
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.data.dataset import hub_rows
-from posttrain.data.rows import Row, file_format, rows_of
+from posttrain.data.rows import Row, file_format, rows_of, text_of
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _COMPRESSED = ("", ".gz", ".bz2", ".xz")
@@ -60,7 +60,7 @@ def read_split(
     for split in splits:
         for source in selection.task.data[split]:
             place = source.model_copy(update=_named(source, member))
-            files, patterns = _files(place, folder)
+            files, patterns = find_files(place, folder)
             looked_for += patterns
             if files or (folder is None and place.hub is not None):
                 items = _read(selection, place, files, split, member, limit)
@@ -97,12 +97,13 @@ def _named(source: Source, member: str | None) -> dict[str, Any]:
     """What changes in a source for a member."""
     if member is None:
         return {}
-    put = {"files": [name.replace("{member}", member) for name in source.files]}
+    put: dict[str, Any] = {"files": [name.replace("{member}", member) for name in source.files]}
+    put["beside"] = {column: name.replace("{member}", member) for column, name in source.beside.items()}
     return put | ({"hub": source.hub.replace("{member}", member)} if source.hub else {})
 
 
-def _files(source: Source, folder: Path | None) -> tuple[list[Path], list[str]]:
-    """The files of a source, none if they aren't there, and what was looked for."""
+def find_files(source: Source, folder: Path | None) -> tuple[list[Path], list[str]]:
+    """The files of a source below a folder, none if they aren't there, and what was looked for."""
     looked_for = []
     for name in source.files:
         if name.startswith("builtin:"):
@@ -110,10 +111,12 @@ def _files(source: Source, folder: Path | None) -> tuple[list[Path], list[str]]:
         if folder is None:
             continue
         looked_for.append(name)
-        for above in _DEPTH:
-            for ending in _COMPRESSED:
-                if found := sorted(path for path in folder.glob(f"{above}{name}{ending}") if path.is_file()):
-                    return found, looked_for
+        # The folder may itself be the one that the name begins with.
+        for below in dict.fromkeys((name, name.removeprefix(f"{folder.resolve().name}/"))):
+            for above in _DEPTH:
+                for ending in _COMPRESSED:
+                    if found := sorted(path for path in folder.glob(f"{above}{below}{ending}") if path.is_file()):
+                        return found, looked_for
     return [], looked_for
 
 
@@ -124,7 +127,16 @@ def _file_rows(source: Source, files: list[Path]) -> Iterator[Row]:
 
 
 def _table(file: Path, source: Source) -> Iterator[Row]:
-    return rows_of(file, file_format(file, None), header=source.columns)
+    form = file_format(file, None)
+    if not source.whole:
+        return rows_of(file, form, header=source.columns)
+    try:
+        value = json.loads(text_of(file))
+    except json.JSONDecodeError as error:
+        raise BadRequest(f"{file}:{error.lineno}: not valid JSON: {error.msg} at column {error.colno}.") from None
+    if not isinstance(value, dict):
+        raise BadRequest(f"{file} holds no JSON object.", "Check that it is the right file and whole.")
+    return iter([(f"{file}:1", value)])
 
 
 def _grouped(file: Path, names: list[str]) -> Iterator[Row]:
@@ -159,11 +171,29 @@ def _with_columns(file: Path, rows: Iterator[Row], beside: Mapping[str, str]) ->
 def _items(selection: Selection, source: Source, rows: Iterator[Row], member: str | None) -> Iterator[Item]:
     own = {} if member is None else {"member": member}
     for origin, row in rows:
-        item = Item({**row, **own}, origin, str(selection.file))
-        if source.keep is not None and not item.value(source.keep, "data.keep"):
-            continue
-        made = {name: item.value(expression, f"data.fields.{name}") for name, expression in source.fields.items()}
-        yield Item({**item.values, **made}, origin, str(selection.file)) if made else item
+        for item in _expanded(Item({**row, **own}, origin, str(selection.file)), source.each):
+            if source.keep is not None and not item.value(source.keep, "data.keep"):
+                continue
+            made: dict[str, Any] = {}
+            for name, expression in source.fields.items():
+                seen = Item({**made, **item.values}, item.origin, item.task)
+                made[name] = seen.value(expression, f"data.fields.{name}")
+            yield item.with_values(made) if made else item
+
+
+def _expanded(item: Item, each: Mapping[str, str]) -> Iterator[Item]:
+    """The items that a row makes: one for every element of the first list, and of the next within it."""
+    if not each:
+        yield item
+        return
+    name, *further = each
+    key = f"data.each.{name}"
+    elements = item.value(each[name], key)
+    if not isinstance(elements, (list, tuple)):
+        raise item.problem(key, f"it must give a list, not {elements!r}")
+    for number, element in enumerate(elements):
+        one = Item({**item.values, name: element}, f"{item.origin}[{number}]", item.task)
+        yield from _expanded(one, {next_: each[next_] for next_ in further})
 
 
 def content(items: list[Item]) -> str:

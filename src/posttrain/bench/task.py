@@ -3,7 +3,8 @@
 The folder `tasks` is the registry: ``hellaswag`` is ``tasks/hellaswag.yaml``, and a path to a file of one's own does as
 well. A task may have members, which differ in a word: MMLU's subjects are one file, in which ``{member}`` stands for
 the subject where the data lies, and ``member`` in templates. Then ``mmlu`` is all of them, ``mmlu_anatomy`` one, and
-``mmlu_stem`` the members of one of its categories.
+``mmlu_stem`` the members of one of its categories. A task may also extend another one: it takes over its keys, as they
+are, but for those it gives itself.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from posttrain.core.catalog import block
 from posttrain.core.errors import BadRequest, did_you_mean
 from posttrain.core.recipe import parse
 from posttrain.core.settings import Settings
+from posttrain.measure import TextMetric
 
 FOLDER = Path(__file__).parent / "tasks"
 
@@ -47,11 +49,18 @@ class Source(Settings):
     beside: dict[str, str] = {}
     """Further columns, each in a file of its own beside the first, one value a line."""
 
+    whole: bool = False
+    """Take a JSON file as one row, whatever lists it holds, so that `each` finds what stands beside them."""
+
+    each: dict[str, Expression] = {}
+    """Makes several rows of one: names of columns with expressions that give lists. There is a row for each element of
+    the first, and of the next within it, which may use what stands above."""
+
     keep: Expression | None = None
     """Which rows belong to the task, an expression; all of them when not given."""
 
     fields: dict[str, Expression] = {}
-    """Columns made from the file's own, each an expression."""
+    """Columns made from the file's own, each an expression; it sees the file's columns, and those made above it."""
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
@@ -94,6 +103,9 @@ class Examples(Settings):
 class Task(Settings):
     """What a task's file holds."""
 
+    extends: str | None = None
+    """A task, or a file beside this one, whose keys hold wherever this file doesn't give its own."""
+
     summary: str
     """What it asks, in a line, with its source."""
 
@@ -121,8 +133,48 @@ class Task(Settings):
     type: block("task_type")  # type: ignore[valid-type]
     """How items are asked and scored."""
 
+    item_metrics: dict[str, Expression] = {}
+    """Further metrics by name: expressions that give each item's number, or none where the item doesn't count. Beside
+    the item's columns they see what the type recorded (logprobs, chosen …) and its own scores (acc …)."""
+
+    corpus_metrics: dict[str, block("measure")] = {}  # type: ignore[valid-type]
+    """Further metrics by name that are no means over items: metrics of `posttrain score`, which compare what was
+    predicted with what is right in all items together."""
+
+    score: str | None = None
+    """Which metric is the task's score; the type's first one when not given."""
+
+    lower_is_better: list[str] = []
+    """Metrics of which less is better."""
+
+    chance: float | None = None
+    """What guessing scores, where the type doesn't know."""
+
     members: dict[str, list[str]] = {}
     """The members of a task that has several, by category."""
+
+    further_members: bool = False
+    """Whether data of any other name is a member too, to be asked for by that name."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics; the first is the task's score."""
+        known = (*self.type.measured, *self.item_metrics, *self.corpus_metrics)
+        return tuple(dict.fromkeys((self.score, *known) if self.score else known))
+
+    @model_validator(mode="after")
+    def _metrics_known(self) -> Self:
+        known = [*self.type.measured, *self.item_metrics, *self.corpus_metrics]
+        if not known:
+            raise ValueError("nothing is measured: the type has no metric of its own, so name one in `corpus_metrics`")
+        if twice := {name for name in known if known.count(name) > 1}:
+            raise ValueError(f"two metrics are called {', '.join(sorted(twice))}")
+        for name in [*([self.score] if self.score else []), *self.lower_is_better]:
+            if name not in known:
+                raise ValueError(f"there is no metric {name}; there are {', '.join(known)}")
+        if models := [name for name, each in self.corpus_metrics.items() if not isinstance(each, TextMetric)]:
+            raise ValueError(f"the metric of {', '.join(models)} compares no texts")
+        return self
 
     @model_validator(mode="after")
     def _splits_known(self) -> Self:
@@ -181,6 +233,10 @@ def find(name: str) -> Selection:
         if name in parts:
             return Selection(name, FOLDER / f"{stem}.yaml", task, parts[name])
         known += list(parts)
+    for stem in sorted(names(), key=len, reverse=True):
+        task = read(FOLDER / f"{stem}.yaml")
+        if task.further_members and name.startswith(f"{stem}_"):
+            return Selection(name, FOLDER / f"{stem}.yaml", task, {"further": [name.removeprefix(f"{stem}_")]})
     raise BadRequest(f"There is no task '{name}'.", _similar(name, known))
 
 
@@ -198,15 +254,26 @@ def read(file: Path) -> Task:
         BadRequest: If it is missing, no YAML, or a key or value isn't right; names file and key.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        return Task.parse(_values(file, ()))
+    except BadRequest as error:
+        problem = error.problem if str(file) in error.problem else f"{file}: {error.problem}"
+        raise BadRequest(problem, error.suggestion) from None
+
+
+def _values(file: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    """What a file holds, over what the task holds that it extends."""
+    if file in extending:
+        raise BadRequest(f"{file} extends itself, by way of {', '.join(map(str, extending))}.")
+    try:
+        values = parse(file.read_text(encoding="utf-8"), str(file))
     except (FileNotFoundError, IsADirectoryError):
         raise BadRequest(
             f"There is no task file {file}.", "`posttrain list task` shows those that are there."
         ) from None
     except UnicodeDecodeError as error:
         raise BadRequest(f"{file} is not UTF-8 text: {error}.") from None
-    try:
-        return Task.parse(parse(text, str(file)))
-    except BadRequest as error:
-        problem = error.problem if str(file) in error.problem else f"{file}: {error.problem}"
-        raise BadRequest(problem, error.suggestion) from None
+    base = values.get("extends")
+    if not isinstance(base, str):
+        return values
+    path = file.parent / base if base.endswith((".yaml", ".yml")) else FOLDER / f"{base}.yaml"
+    return {**_values(path, (*extending, file)), **values}

@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.align.feedback import OVERALL, FeedbackStore, Question
-from posttrain.align.feedback_items import LETTERS, Answer, as_text
+from posttrain.align.feedback_items import LETTERS, Answer
+from posttrain.data.dialogue import as_text
 from posttrain.pipeline.quantities import duration
 
 _COLUMN = 44  # narrower than this, answers stand below each other

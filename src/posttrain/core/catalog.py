@@ -41,11 +41,14 @@ FAMILIES = {
     "export": ("posttrain.models.exports", "Export"),
     "guard": ("posttrain.guard", "Guard"),
     "task_type": ("posttrain.bench.task_types", "TaskType"),
+    "judge": ("posttrain.bench.judges", "Judge"),
+    "perturbation": ("posttrain.bench.perturbations", "Perturbation"),
+    "dimension": ("posttrain.pipeline.dimensions", "Dimension"),
     "step": ("posttrain.pipeline.steps", "Step"),
 }
 
 # Families of which several methods may stand together in one block (a field made by `blocks`).
-SEVERAL = frozenset({"process", "measure", "losses", "regularizer", "guard"})
+SEVERAL = frozenset({"process", "measure", "losses", "regularizer", "guard", "perturbation", "dimension"})
 
 
 def family_package(family: str) -> str:

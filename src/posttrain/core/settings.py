@@ -34,6 +34,9 @@ class Settings(BaseModel):
     # Fields that take data; in a recipe the name of an earlier step that left records stands for its file.
     reads: ClassVar[tuple[str, ...]] = ()
 
+    # Fields that name a model; in a recipe the name of an earlier step stands for the model that it left.
+    loads: ClassVar[tuple[str, ...]] = ()
+
     @classmethod
     def parse(cls, values: Any, where: str = "", implied: str | None = None) -> Self:
         """Validate a mapping from a recipe or the command line.

@@ -34,6 +34,15 @@ def type_name(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
+def as_text(value: str | Dialogue) -> str:
+    """A prompt or an answer for the eye: messages with their roles, a single one without."""
+    if isinstance(value, str):
+        return value
+    if len(value) == 1:
+        return str(value[0]["content"])
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in value)
+
+
 def as_dialogue(value: Any, place: str) -> Dialogue:
     """A list of messages (or a single one) with `role` and `content`; other keys are kept for the chat template.
 

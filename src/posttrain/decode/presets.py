@@ -1,4 +1,4 @@
-"""Presets: how tokens are chosen for the usual uses, by name; they stand in ``presets.yaml`` beside this module."""
+"""Presets: how tokens are chosen for a use; the usual ones stand in ``presets.yaml`` here, others in files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ class Preset(Settings):
     use: str
     """What it is for."""
 
-    range: tuple[float, float | None]
-    """Lowest and highest usual temperature; none where there is no upper end."""
+    range: tuple[float, float | None] | None = None
+    """Lowest and highest usual temperature; no highest where there is no upper end."""
 
     search: dict[str, dict[str, Any]]
     """The search with its settings, as a recipe writes it."""
+
+    process: list[dict[str, Any]] = []
+    """Processors before it, as a recipe writes them."""
 
 
 @cache
@@ -32,11 +35,13 @@ def presets() -> dict[str, Preset]:
 
 
 def preset(name: str) -> Preset:
-    """One preset.
+    """One preset, by the name of a usual one or a YAML file that holds one.
 
     Raises:
-        BadRequest: If there is none of this name.
+        BadRequest: If there is none of this name, or the file holds none.
     """
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Preset.parse(recipe.read(name), name)
     known = presets()
     found = known.get(name.replace("-", "_").lower())
     if found is None:

@@ -21,7 +21,7 @@ from posttrain.core import catalog
 from posttrain.core.errors import BadRequest
 from posttrain.core.settings import Settings
 from posttrain.models.language_model import LanguageModel
-from posttrain.ops.bootstrap import PairedTest, paired_test, sums_interval
+from posttrain.ops.bootstrap import Interval, PairedTest, paired_test, sums_interval
 
 Array = NDArray[np.float64]
 
@@ -40,6 +40,7 @@ class Measurement:
         signature: How it was made; two values with different signatures must not be compared silently.
         parts: What the value is made of (token counts, precisions …), JSON-able.
         higher_is_better: Direction.
+        stderr: Standard error of the value, where the interval comes from a bootstrap.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Measurement:
     signature: str
     parts: dict[str, Any] = field(default_factory=dict)
     higher_is_better: bool = True
+    stderr: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: name, value, interval, signature, higher_is_better and the parts."""
@@ -152,8 +154,8 @@ class TextMetric(Metric):
         """What the value is made of; JSON-able."""
         return {}
 
-    def interval(self, rows: Array, seed: int) -> tuple[float, float] | None:
-        """95 % confidence interval of the value; None where there are too few texts for one."""
+    def interval(self, rows: Array, seed: int) -> Interval | None:
+        """95 % confidence interval of the value and its standard error; None where there are too few texts for one."""
         return None
 
     def paired(self, rows: Array, baseline: Array, seed: int) -> PairedTest | None:
@@ -249,10 +251,12 @@ class TextMetric(Metric):
         settings = [f"{name}:{'+'.join(map(str, v)) if isinstance(v, list) else v}" for name, v in told.items()]
         texts = [f"texts:{len(found.rows)}", *([f"references:{_digest(references)}"] if references else [])]
         made = [found.made_with] if found.made_with else []
+        interval = self.interval(found.rows, seed)
         return Measurement(
             name=term,
             value=self.value(found.rows),
-            interval=self.interval(found.rows, seed),
+            interval=(interval.low, interval.high) if interval else None,
+            stderr=interval.stderr if interval else None,
             signature="|".join([term, *settings, *made, *texts, f"posttrain:{__version__}"]),
             parts={**self.parts(found.rows), "texts": len(found.rows)},
             higher_is_better=self.higher_is_better,
@@ -273,13 +277,12 @@ class AdditiveMetric(TextMetric):
         """See `TextMetric.value`."""
         return float(self.values(totals(rows)[None])[0])
 
-    def interval(self, rows: Array, seed: int) -> tuple[float, float] | None:
+    def interval(self, rows: Array, seed: int) -> Interval | None:
         """Bootstrap over texts; rows of zeros change nothing and take no part."""
         telling = rows[rows.any(axis=1)]
         if len(telling) < FEWEST_ITEMS:
             return None
-        found = sums_interval(telling, self.values, seed=seed)
-        return found.low, found.high
+        return sums_interval(telling, self.values, seed=seed)
 
     def paired(self, rows: Array, baseline: Array, seed: int) -> PairedTest | None:
         """Paired bootstrap over texts."""

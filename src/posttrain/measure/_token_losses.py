@@ -20,7 +20,7 @@ from posttrain.core import events
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.data import dataset
 from posttrain.data.record import Text
-from posttrain.measure import FEWEST_ITEMS, ModelMetric
+from posttrain.measure import FEWEST_ITEMS, Measurement, ModelMetric
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.text_tokens import SpecialTokens, TextTokens, special_tokens, text_tokens
 from posttrain.models.token_losses import Nats, token_losses, window_and_stride
@@ -153,6 +153,51 @@ def refuse_unless_finite(nats: Sequence[Nats]) -> None:
             f"The model's logits are not numbers that have a perplexity: {mean} nats a token.",
             "Check the model's weights.",
         )
+
+
+def measured(
+    term: str,
+    model: LanguageModel,
+    nats: Sequence[Nats],
+    *,
+    size: int | None,
+    unknown: int,
+    made: dict[str, Any],
+    parts: dict[str, Any],
+) -> Measurement:
+    """The perplexity of all tokens together.
+
+    Args:
+        term: The metric's name.
+        model: Whose losses they are.
+        nats: The negative log-likelihoods of each text's scored tokens, at least one in all.
+        size: Bytes that these tokens stand for; None where that isn't known.
+        unknown: How many of them are the unknown token.
+        made: What the signature says beside model and versions; `unknown` comes last.
+        parts: What the measurement tells beside value, nats, tokens and bits a byte.
+
+    Raises:
+        Failure: If the losses aren't numbers.
+    """
+    refuse_unless_finite(nats)
+    warn_of_unknown(unknown)
+    tokens, nll = sum(part.size for part in nats), total(nats)
+    value = exp_mean(nll, tokens)
+    assert value is not None
+    own = {
+        term: value,
+        "nll": nll / tokens,
+        "tokens_scored": tokens,
+        "bits_per_byte": None if size is None else bits_per_byte(nll, size),
+    }
+    return Measurement(
+        name=term,
+        value=value,
+        interval=exp_interval(interval(nats)),
+        signature=signature(term, model, {**made, "unknown": unknown}),
+        higher_is_better=False,
+        parts={**own, **parts},
+    )
 
 
 def signature(term: str, model: LanguageModel, made: dict[str, Any]) -> str:

@@ -24,17 +24,7 @@ from posttrain.data.answers import answer_bytes, answered
 from posttrain.data.chat_template import tokenize
 from posttrain.data.record import Chat, Completion
 from posttrain.measure import Measurement, ModelMetric
-from posttrain.measure._token_losses import (
-    bits_per_byte,
-    exp_interval,
-    exp_mean,
-    interval,
-    refuse_unless_causal,
-    refuse_unless_finite,
-    signature,
-    total,
-    warn_of_unknown,
-)
+from posttrain.measure._token_losses import exp_mean, measured, refuse_unless_causal
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.token_losses import Nats, target_losses, token_losses, window_and_stride
 
@@ -96,26 +86,17 @@ class ConditionalPerplexity(ModelMetric):
         records = [answered(record) for record in read.records]
         decodes = bool(model.network.config.is_encoder_decoder)
         found, made, unknown = self._target_losses(model, records) if decodes else self._losses(model, records)
-        refuse_unless_finite(found)
-        warn_of_unknown(unknown)
-        tokens, nll = sum(part.size for part in found), total(found)
-        value = exp_mean(nll, tokens)
-        assert value is not None
         sizes = [answer_bytes(record) for record in records]
         means = [float(part.mean(dtype=np.float64)) for part in found if part.size]
-        made = {"data": read.hash[:12], "tokens": tokens, **made, "unknown": unknown}
-        return Measurement(
-            name="conditional_perplexity",
-            value=value,
-            interval=exp_interval(interval(found)),
-            signature=signature("conditional_perplexity", model, made),
-            higher_is_better=False,
+        return measured(
+            "conditional_perplexity",
+            model,
+            found,
+            size=None if None in sizes else sum(each or 0 for each in sizes),
+            unknown=unknown,
+            made={"data": read.hash[:12], "tokens": sum(part.size for part in found), **made},
             parts={
-                "conditional_perplexity": value,
-                "nll": nll / tokens,
-                "tokens_scored": tokens,
-                "bits_per_byte": None if None in sizes else bits_per_byte(nll, sum(each or 0 for each in sizes)),
-                "per_record": float(np.exp(np.mean(means))),
+                "per_record": exp_mean(float(np.mean(means)), 1),
                 "records": len(records),
                 "records_without_answer": len(records) - len(means),
                 "unknown_tokens": unknown,

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from posttrain.core.errors import BadRequest
 from posttrain.measure import FEWEST_ITEMS, Array, Statistics, TextMetric
+from posttrain.ops.bootstrap import Interval
 from posttrain.ops.ngrams import count
 
 # Standard errors on either side of a value that 95 % of normal values lie in.
@@ -60,7 +61,7 @@ class DistinctN(TextMetric):
         """The numbers of n-grams."""
         return {"ngrams": int(rows[:, 0].sum()), "different": int(rows[:, 2].sum())}
 
-    def interval(self, rows: Array, seed: int) -> tuple[float, float] | None:
+    def interval(self, rows: Array, seed: int) -> Interval | None:
         """The value and 1.96 jackknife standard errors on either side, within [0, 1]."""
         total, _, different = rows.sum(0)
         left = total - rows[:, 0]
@@ -69,4 +70,5 @@ class DistinctN(TextMetric):
         without = (different - rows[:, 1]) / left  # without a text its own n-grams are gone
         error = np.sqrt((len(rows) - 1) / len(rows) * ((without - without.mean()) ** 2).sum())
         value = different / total
-        return float(max(0.0, value - _NORMAL_95 * error)), float(min(1.0, value + _NORMAL_95 * error))
+        low, high = max(0.0, value - _NORMAL_95 * error), min(1.0, value + _NORMAL_95 * error)
+        return Interval(float(value), float(low), float(high), 0.95, len(rows), float(error))

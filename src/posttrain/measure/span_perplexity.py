@@ -23,17 +23,7 @@ from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
 from posttrain.data.record import Labelled, QuestionAnswer, Record, Tagged, Text, kind_of
 from posttrain.measure import Measurement, ModelMetric
-from posttrain.measure._token_losses import (
-    bits_per_byte,
-    exp_interval,
-    exp_mean,
-    interval,
-    refuse_unless_causal,
-    refuse_unless_finite,
-    signature,
-    total,
-    warn_of_unknown,
-)
+from posttrain.measure._token_losses import measured, refuse_unless_causal
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.text_tokens import SpecialTokens, TextTokens, special_tokens, text_tokens
 from posttrain.models.token_losses import token_losses, window_and_stride
@@ -124,12 +114,7 @@ class SpanPerplexity(ModelMetric):
                 tokens_per_pass=self.batch_size * window,
                 progress=progress,
             )
-        refuse_unless_finite(nats)
         unknown = sum(each.tokens.unknown for each in marked)
-        warn_of_unknown(unknown)
-        nll, value = total(nats), exp_mean(total(nats), tokens)
-        assert value is not None
-        size = sum(each.size for each in marked)
         made = {
             "text": read.hash[:12],
             "pattern": "none" if self.pattern is None else repr(self.pattern).replace("|", "\\x7c"),
@@ -137,25 +122,20 @@ class SpanPerplexity(ModelMetric):
             "window": window,
             "stride": stride,
             "special": special_tokens(model, self.special_tokens),
-            "unknown": unknown,
         }
-        parts = {
-            "span_perplexity": value,
-            "nll": nll / tokens,
-            "tokens_scored": tokens,
-            "bits_per_byte": bits_per_byte(nll, size),
-            "spans": sum(each.spans for each in marked),
-            "texts": len(marked),
-            "unknown_tokens": unknown,
-            "special_tokens": made["special"],
-        }
-        return Measurement(
-            name="span_perplexity",
-            value=value,
-            interval=exp_interval(interval(nats)),
-            signature=signature("span_perplexity", model, made),
-            higher_is_better=False,
-            parts=parts,
+        return measured(
+            "span_perplexity",
+            model,
+            nats,
+            size=sum(each.size for each in marked),
+            unknown=unknown,
+            made=made,
+            parts={
+                "spans": sum(each.spans for each in marked),
+                "texts": len(marked),
+                "unknown_tokens": unknown,
+                "special_tokens": made["special"],
+            },
         )
 
     def _expression(self) -> re.Pattern[str] | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from posttrain.measure import FEWEST_ITEMS, Array, Statistics, TextMetric
 from posttrain.measure._numbers import correlations, number_pairs
-from posttrain.ops.bootstrap import PairedTest, paired_statistic_test, statistic_interval
+from posttrain.ops.bootstrap import Interval, PairedTest, paired_statistic_test, statistic_interval
 
 
 class Spearman(TextMetric):
@@ -33,12 +33,11 @@ class Spearman(TextMetric):
         """The correlation of all pairs [texts, 2]."""
         return float(rank_correlations(rows[None])[0])
 
-    def interval(self, rows: Array, seed: int) -> tuple[float, float] | None:
+    def interval(self, rows: Array, seed: int) -> Interval | None:
         """95 % bootstrap interval over pairs."""
         if len(rows) < FEWEST_ITEMS:
             return None
-        found = statistic_interval(rows, rank_correlations, seed=seed)
-        return found.low, found.high
+        return statistic_interval(rows, rank_correlations, seed=seed)
 
     def paired(self, rows: Array, baseline: Array, seed: int) -> PairedTest | None:
         """Paired bootstrap test of two systems."""

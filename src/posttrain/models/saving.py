@@ -49,7 +49,7 @@ def write(model: LanguageModel, folder: Path) -> None:
     card.pop("surgery", None)
     if not model.card.get("surgery"):
         _check_unchanged(network)
-    with _full_disk_as_os_error():
+    with full_disk_as_os_error():
         if as_it_is:
             card["surgery"] = model.card.get("surgery", [])
             _write_as_it_is(network, folder)
@@ -103,7 +103,7 @@ def _written_tensors(network: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _full_disk_as_os_error() -> Iterator[None]:
+def full_disk_as_os_error() -> Iterator[None]:
     """safetensors reports a full disk in words only; give it the form that `files` explains to the user."""
     from safetensors import SafetensorError
 

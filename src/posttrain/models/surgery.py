@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -51,10 +52,51 @@ def weight_of(module: nn.Module) -> torch.Tensor:
     return cast("torch.Tensor", module.weight)
 
 
+def trained_dtype(module: nn.Module) -> torch.dtype:
+    """The type of what is trained beside a module: that of its weight, float32 where that is quantized."""
+    weight = weight_of(module)
+    return weight.dtype if isinstance(weight, nn.Parameter) and weight.dtype.is_floating_point else torch.float32
+
+
 def effective_weight(module: nn.Module) -> torch.Tensor:
     """The matrix a module amounts to; one that is wrapped, adapted or quantized says so by a method of this name."""
     own = getattr(module, "effective_weight", None)
     return cast("torch.Tensor", own()) if own is not None else weight_of(module)
+
+
+def effective_bias(module: nn.Module) -> torch.Tensor | None:
+    """What a module adds to its outputs; one that keeps it in another form says so by a method of this name."""
+    own = getattr(module, "effective_bias", None)
+    return cast("torch.Tensor | None", own() if own is not None else getattr(module, "bias", None))
+
+
+@dataclass(frozen=True)
+class IntegerWeight:
+    """A matrix of integers with scales: scale * (codes - zero_point).
+
+    Attributes:
+        codes: uint8 [outputs, inputs], each below 2^bits.
+        scale: Floating, [outputs, groups].
+        zero_point: uint8 [outputs, groups]; None for 2^(bits - 1) everywhere.
+        bits: 2 to 8.
+        group_size: Neighbouring inputs that share a scale and a zero-point.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor | None
+    bits: int
+    group_size: int
+
+
+def integer_weight(module: nn.Module) -> IntegerWeight | None:
+    """The integers a module is made of, which it gives by a method of this name; None where it has none.
+
+    Raises:
+        BadRequest: If its scales don't belong to neighbouring inputs.
+    """
+    own = getattr(module, "integer_weight", None)
+    return cast("IntegerWeight | None", None if own is None else own())
 
 
 def _is_head(network: PreTrainedModel, module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ Memory is bounded: draws are made in batches of about `BATCH_ELEMENTS` item indi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +35,8 @@ class Interval:
     high: float
     confidence: float
     resamples: int
+    stderr: float | None = field(default=None, compare=False)
+    """The deviation of the figures on the draws: the bootstrap's estimate of the standard error."""
 
 
 @dataclass(frozen=True)
@@ -280,4 +282,5 @@ def _interval(value: float, figures: Array, confidence: float) -> Interval:
         raise ValueError(f"confidence must lie in (0, 1), not {confidence}")
     tail = (1 - confidence) / 2
     low, high = np.quantile(figures, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), confidence, len(figures))
+    stderr = float(np.std(figures, ddof=1)) if len(figures) > 1 else None
+    return Interval(value, float(low), float(high), confidence, len(figures), stderr)

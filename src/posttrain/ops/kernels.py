@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 # Of the native library's interface.
-_VERSION = 2
+_VERSION = 3
 
 # Products of int8 numbers are below 2^14 in absolute value, so this many of them can't leave int32 ...
 _MOST_NATIVE_INPUTS = 2**17 - 1

@@ -1,8 +1,9 @@
-"""Linear layers over weights of 2 to 8 bits, in groups of inputs that share a scale: native kernels, and torch.
+"""Linear layers over weights of 1 to 8 bits, in groups of inputs that share a scale: native kernels, and torch.
 
 A row of codes is packed densely, little-endian, as `affine.pack` does it; w = s (q - z) with a half-precision scale and
-an integer zero-point a group. Activations stay in floating point. The products s (q - z) are exact in float32, so the
-kernels compute with precisely the matrix that `packed_weight` gives, and only float32 sums are rounded.
+an integer zero-point a group, or one in the middle of the codes. Activations stay in floating point. The products
+s (q - z) are exact in float32, so the kernels compute with precisely the matrix that `packed_weight` gives, and only
+float32 sums are rounded.
 
 Four bits are decoded in registers for a few rows; other widths and more rows through a strip of four outputs in the
 first-level cache. Without the native library, away from a CPU, or where groups don't start on whole bytes, torch makes
@@ -45,9 +46,9 @@ def packed_linear(
         x: fp32 `[..., inputs]`; other types are computed by torch.
         codes: uint8 `[outputs, ceil(inputs * bits / 8)]`.
         scale: fp16 `[outputs, groups]`, finite.
-        zero_point: uint8 `[outputs, ceil(groups * bits / 8)]`, packed like the codes; None for 2^(bits-1) everywhere.
+        zero_point: uint8 `[outputs, ceil(groups * bits / 8)]`, packed like the codes; None for `middle(bits)`.
         bias: fp32 `[outputs]`.
-        bits: 2 to 8.
+        bits: 1 to 8.
         group_size: Inputs that share a scale; the last group may be shorter.
 
     Returns:
@@ -85,10 +86,15 @@ def packed_weight(
     """The matrix s (q - z), float32 `[outputs, inputs]`; the arguments are those of `packed_linear`."""
     values = affine.unpack(codes, bits, inputs)
     if zero_point is None:
-        shift = torch.full_like(scale, 1 << (bits - 1), dtype=torch.float32)
+        shift = torch.full_like(scale, middle(bits), dtype=torch.float32)
     else:
         shift = affine.unpack(zero_point, bits, scale.shape[1]).float()
     return affine.dequantize(values, scale.float(), shift, group_size)
+
+
+def middle(bits: int) -> float:
+    """What codes count from without zero-points: 2^(bits - 1), and 1 / 2 for one bit, whose values are -s/2 and s/2."""
+    return 0.5 if bits == 1 else float(1 << (bits - 1))
 
 
 class _PackedLinear(torch.autograd.Function):
@@ -175,8 +181,8 @@ def _check(
     group_size: int,
 ) -> int:
     """Inputs of the layer; the native kernels trust these shapes with raw memory."""
-    if not 2 <= bits <= 8 or group_size < 1:
-        raise ValueError(f"bits must be 2 to 8 and group_size positive, not {bits} and {group_size}")
+    if not 1 <= bits <= 8 or group_size < 1:
+        raise ValueError(f"bits must be 1 to 8 and group_size positive, not {bits} and {group_size}")
     if x.dim() == 0:
         raise ValueError("activations must have at least one dimension")
     inputs = x.shape[-1]

@@ -1,4 +1,4 @@
-"""Curves and scatter plots as SVG that lives inside a page.
+"""Curves, scatter plots and rows of dots as SVG that lives inside a page.
 
 Matplotlib does the axes. Its output is then made to belong to the page: text takes the page's font, ink is
 `currentColor`, series colours are CSS variables (so one drawing serves light screens, dark screens and paper), ids are
@@ -121,6 +121,56 @@ def scatter_chart(view: View, prefix: str) -> str:
     return _svg(view, prefix, list(named.values()), draw, " ".join(sentences))
 
 
+def dots_chart(view: View, prefix: str) -> str:
+    """Draw a `views.dots`, rows from top to bottom, the series of a row a little apart.
+
+    Args:
+        view: The view.
+        prefix: Begins every id of the drawing; unique on the page.
+
+    Returns:
+        An ``<svg>`` element, or an empty string when there is no dot to draw.
+    """
+    rows = {row: each for row, each in view["rows"].items() if any(dot is not None for dot in each.values())}
+    if not rows:
+        return ""
+    names = list(dict.fromkeys(name for each in rows.values() for name in each))
+    apart = 0.5 / len(names)
+
+    def draw(axes: Axes) -> None:
+        handles: list[Any] = []
+        for index, name in enumerate(names):
+            places, values, left, right = [], [], [], []
+            for row, each in enumerate(rows.values()):
+                if (dot := each.get(name)) is not None:
+                    value, low, high = dot
+                    places.append(row + (index - (len(names) - 1) / 2) * apart)
+                    values.append(value)
+                    left.append(0 if low is None else value - low)
+                    right.append(0 if high is None else high - value)
+            # The interval of a biased figure may lie to one side of it.
+            spread = [[max(0, each) for each in left], [max(0, each) for each in right]]
+            marker, ink = _MARKERS[index % len(_MARKERS)], _series_ink(index)
+            handles.append(
+                axes.errorbar(values, places, xerr=spread, fmt=marker, color=ink, markersize=6, linewidth=1.4)
+            )
+        axes.set_yticks(range(len(rows)), [_short(row, 44) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        if len(names) > 1:
+            shown = [_short(name, 40) for name in names]
+            axes.legend(
+                handles, shown, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(names), 4), frameon=False
+            )
+
+    sentences = [
+        f"{row}: " + ", ".join(f"{name} {show(dot[0])}" for name, dot in each.items() if dot is not None) + "."
+        for row, each in rows.items()
+    ]
+    points = [(dot[0], float(place)) for place, each in enumerate(rows.values()) for dot in each.values() if dot]
+    height = 1.2 + 0.36 * len(rows)
+    return _svg({**view, "y_label": ""}, prefix, points, draw, " ".join(sentences), height)
+
+
 def _finite_gaps(points: Sequence[Sequence[float | None]]) -> list[tuple[float, float]]:
     """Points as floats, null as not-a-number."""
     return [tuple(float("nan") if v is None else float(v) for v in point[:2]) for point in points]  # type: ignore[misc]
@@ -145,7 +195,14 @@ def _series_ink(index: int) -> str:
     return f"#0102{index % len(PALETTE) + 1:02x}"
 
 
-def _svg(view: View, prefix: str, points: Sequence[tuple[float, float]], draw: Any, description: str) -> str:
+def _svg(
+    view: View,
+    prefix: str,
+    points: Sequence[tuple[float, float]],
+    draw: Any,
+    description: str,
+    height: float = _HEIGHT,
+) -> str:
     """Draw on new axes with labels, ticks and grid, and return an element for the page."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -154,7 +211,7 @@ def _svg(view: View, prefix: str, points: Sequence[tuple[float, float]], draw: A
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         # Letters this font lacks are measured as boxes; the reader's browser has them.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=72, layout="constrained")
+        figure = Figure(figsize=(_WIDTH, height), dpi=72, layout="constrained")
         FigureCanvasAgg(figure)  # measures text
         axes = figure.add_subplot()
         _axis(axes.xaxis, view["x_label"], [x for x, _ in points])
@@ -162,7 +219,7 @@ def _svg(view: View, prefix: str, points: Sequence[tuple[float, float]], draw: A
         axes.grid(axis="both")
         axes.tick_params(length=0, pad=6)
         draw(axes)
-        return _inline(_source(figure), prefix, view["title"], description)
+        return _inline(_source(figure), prefix, view["title"], description, height)
 
 
 def _axis(axis: Axis, name: str, values: Sequence[float]) -> None:
@@ -251,7 +308,7 @@ def _belonging(tag: str, prefix: str) -> str:
     return tag
 
 
-def _inline(source: str, prefix: str, title: str, description: str) -> str:
+def _inline(source: str, prefix: str, title: str, description: str, height: float) -> str:
     """Make a standalone SVG file an element of the page."""
     body = source[source.index("<svg") :]
     body = body[body.index(">") + 1 : body.rindex("</svg>")]
@@ -261,7 +318,7 @@ def _inline(source: str, prefix: str, title: str, description: str) -> str:
     body = re.sub(r"<[^>]*>", lambda tag: _belonging(tag[0], prefix), body)  # tags only: text may look like them
     body = re.sub(r"\n\s*", "\n", body)
     return (
-        f'<svg class="chart" role="img" viewBox="0 0 {_WIDTH * 72:g} {_HEIGHT * 72:g}" '
+        f'<svg class="chart" role="img" viewBox="0 0 {_WIDTH * 72:g} {height * 72:g}" '
         f'aria-labelledby="{prefix}-title {prefix}-description">'
         f'<title id="{prefix}-title">{html.escape(title)}</title>'
         f'<desc id="{prefix}-description">{html.escape(description)}</desc>{body}</svg>'

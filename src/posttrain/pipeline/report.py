@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from posttrain.core.files import write_text
-from posttrain.pipeline.charts import curve_chart, scatter_chart
+from posttrain.pipeline.charts import curve_chart, dots_chart, scatter_chart
 from posttrain.pipeline.lineage_drawing import KINDS, lineage_drawing
 from posttrain.pipeline.quantities import duration, is_number, label, moment, show, show_column, unit_of
 from posttrain.pipeline.views import View
@@ -189,8 +189,10 @@ def _view(view: View, prefix: str) -> dict[str, Any]:
         return {**view, "svg": Markup(curve_chart(view, prefix))}
     if kind == "scatter":
         return {**view, "svg": Markup(scatter_chart(view, prefix))}
+    if kind == "dots":
+        return {**view, "svg": Markup(dots_chart(view, prefix))}
     if kind == "table":
-        return {**view, **_table(view["columns"], view["rows"])}
+        return {"verbatim": False, **view, **_table(view["columns"], view["rows"])}
     if kind == "masked_text":
         total = sum(len(text) for text, _ in view["pieces"])
         carried = sum(len(text) for text, on in view["pieces"] if on)

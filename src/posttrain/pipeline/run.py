@@ -216,7 +216,7 @@ class _Run:
             keys=dict(self.keys),
             current=lambda: self._current(source),
         )
-        step = entry.step.located(self.files)
+        step = entry.step.located(self.files, {name: slot.reference for name, slot in self.slots.items()})
         inputs = self._named(step.inputs(context))
         key = self._key(entry, source, inputs)
         record = _finished(folder, key)

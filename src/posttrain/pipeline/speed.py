@@ -20,11 +20,32 @@ _PROMPT = "The river rose in the night, and in the morning the town was"
 
 def tokens_per_second(model: LanguageModel, new_tokens: int = 24, repeats: int = 3) -> float:
     """New tokens a second, the best of `repeats` runs on the same prompt."""
+    return max(writing_runs(model, new_tokens, repeats))
+
+
+def writing_runs(model: LanguageModel, new_tokens: int = 24, repeats: int = 3) -> list[float]:
+    """New tokens a second in each of `repeats` runs on the same prompt."""
     greedy = build("search", "greedy")
     runs = [
         generate(model, [_PROMPT], search=greedy, max_new_tokens=new_tokens, ignore_eos=True) for _ in range(repeats)
     ]
-    return max(run.tokens_per_second for run in runs)
+    return [run.tokens_per_second for run in runs]
+
+
+def reading_runs(model: LanguageModel, length: int = 256, repeats: int = 3) -> list[float]:
+    """Tokens of a prompt read a second (prefill) in each of `repeats` runs.
+
+    Args:
+        model: A causal language model.
+        length: Tokens of the prompt; fewer if the model's context is shorter.
+        repeats: Number of runs.
+    """
+    room = length if model.context_length is None else min(length, model.context_length - 1)
+    ids = list(model.tokenizer(_PROMPT)["input_ids"])
+    prompt = (ids * (room // len(ids) + 1))[:room]
+    greedy = build("search", "greedy")
+    runs = [generate(model, [prompt], search=greedy, max_new_tokens=1, ignore_eos=True) for _ in range(repeats)]
+    return [room / run.prefill_seconds for run in runs]
 
 
 def pass_tokens_per_second(run: Callable[[Any], Any], batches: Sequence[Any], repeats: int = 3) -> float:

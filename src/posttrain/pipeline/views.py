@@ -29,9 +29,10 @@ def facts(title: str, values: Mapping[str, Any]) -> View:
     return {"kind": "facts", "title": title, "values": dict(values)}
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> View:
-    """A table; numbers are shown with sensible digits."""
-    return {"kind": "table", "title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, verbatim: bool = False) -> View:
+    """A table; numbers are shown with sensible digits, columns' names as words unless they must stay as they are."""
+    found = {"kind": "table", "title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
+    return {**found, "verbatim": True} if verbatim else found
 
 
 def curve(title: str, x_label: str, y_label: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> View:
@@ -44,6 +45,20 @@ def scatter(title: str, x_label: str, y_label: str, points: Mapping[str, tuple[f
     """Named points, for trade-offs such as quality against size."""
     named = {name: [float(x), float(y)] for name, (x, y) in points.items()}
     return {"kind": "scatter", "title": title, "x_label": x_label, "y_label": y_label, "points": named}
+
+
+def dots(title: str, x_label: str, rows: Mapping[str, Mapping[str, Sequence[float | None] | None]]) -> View:
+    """One row a figure and one dot a series, with an interval around it.
+
+    Args:
+        title: Heading.
+        x_label: What is measured.
+        rows: By row and series the value with the ends of its interval, which may be None; None for no dot.
+    """
+    found = {
+        row: {name: None if dot is None else list(dot) for name, dot in each.items()} for row, each in rows.items()
+    }
+    return {"kind": "dots", "title": title, "x_label": x_label, "rows": found}
 
 
 def samples(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> View:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from posttrain.core.errors import Failure
-from posttrain.models.surgery import features
+from posttrain.core.errors import BadRequest, Failure
+from posttrain.models.surgery import IntegerWeight, features
 from posttrain.ops import affine
 from posttrain.ops.packed_linear import packed_linear, packed_weight
 from posttrain.quantize.linear import matrix_of
@@ -88,6 +88,26 @@ class GroupedLinear(nn.Module):
             inputs=self.in_features,
         )
         return matrix if self.order is None else matrix[:, self.order.argsort()]
+
+    def integer_weight(self) -> IntegerWeight:
+        """The codes in the order of the inputs, with what they count from and how much each step is.
+
+        Raises:
+            BadRequest: If the columns lie in an order of their own: then groups aren't of neighbouring inputs.
+        """
+        if self.order is not None:
+            raise BadRequest(
+                "The layers keep their inputs in order of their importance, so groups aren't of neighbouring inputs.",
+                "Quantize with static_groups: true.",
+            )
+        bits, groups = self.grid.bits, self.grid.groups(self.in_features)
+        return IntegerWeight(
+            codes=affine.unpack(self.weight, bits, self.in_features),
+            scale=self.scale,
+            zero_point=None if self.zero_point is None else affine.unpack(self.zero_point, bits, groups),
+            bits=bits,
+            group_size=self.grid.width(self.in_features),
+        )
 
     def extra_repr(self) -> str:
         """Shown when the network is printed, and part of a model's fingerprint."""

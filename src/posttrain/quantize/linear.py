@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from posttrain.core.errors import Failure
-from posttrain.models.surgery import features
+from posttrain.models.surgery import IntegerWeight, features
 from posttrain.ops.affine import affine_parameters
 from posttrain.ops.kernels import int8_linear
 
@@ -94,6 +94,11 @@ class Int8Linear(nn.Module):
     def effective_weight(self) -> torch.Tensor:
         """The matrix it amounts to, float32 [outputs, inputs]."""
         return self.weight.float() * self.scale[:, None]
+
+    def integer_weight(self) -> IntegerWeight:
+        """The weights moved up to unsigned codes; what is done to activations isn't part of it."""
+        codes = (self.weight.to(torch.int16) + (_LARGEST + 1)).to(torch.uint8)
+        return IntegerWeight(codes, self.scale[:, None], None, bits=8, group_size=self.in_features)
 
     def extra_repr(self) -> str:
         """Shown when the network is printed."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from posttrain.models.surgery import replace
 from posttrain.quantize.grid import Grid
@@ -15,13 +15,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def _whole_channel(value: int | None) -> int | None:
+    if value == 0:
+        raise ValueError("a group has at least one weight; -1 makes one of a whole channel")
+    return None if value == -1 else value
+
+
+GroupSize: TypeAlias = Annotated[int | None, Field(ge=-1), AfterValidator(_whole_channel)]
+"""Inputs that share a scale; -1 and None mean a whole channel, and become None."""
+
+
 class WeightOnly(Quantizer):
     """Base of methods whose targets become `GroupedLinear` layers."""
 
     bits: int = Field(4, ge=2, le=8)
     """Bits a weight."""
 
-    group_size: int | None = Field(64, ge=-1)
+    group_size: GroupSize = 64
     """Neighbouring inputs of an output channel that share a scale; -1 or null for the whole channel."""
 
     symmetric: bool = False
@@ -29,13 +39,6 @@ class WeightOnly(Quantizer):
 
     clipping: bool = False
     """Search each group's range for the least squared error of its weights, down to half of what they span."""
-
-    @field_validator("group_size")
-    @classmethod
-    def _whole_channel(cls, value: int | None) -> int | None:
-        if value == 0:
-            raise ValueError("a group has at least one weight; -1 makes one of a whole channel")
-        return None if value == -1 else value
 
     @property
     def grid(self) -> Grid:

@@ -11,6 +11,7 @@ from posttrain.bench.task_types.generative import NOT_FOUND, Generative
 from posttrain.core.errors import BadRequest
 
 GSM8K = task.find("gsm8k").type
+ITEM = Item({"word": "Answer"}, "f:1", "t.yaml")
 
 
 @pytest.mark.parametrize(
@@ -26,8 +27,8 @@ GSM8K = task.find("gsm8k").type
     ],
 )
 def test_gsm8k_answers_are_found(text, strict, flexible):
-    assert GSM8K.extracted(text, "strict_match") == strict
-    assert GSM8K.extracted(text, "flexible_extract") == flexible
+    assert GSM8K.extracted(text, "strict_match", ITEM) == strict
+    assert GSM8K.extracted(text, "flexible_extract", ITEM) == flexible
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_gsm8k_answers_are_compared_without_commas_dollars_and_full_stops(found,
 def test_without_extraction_the_whole_text_counts():
     type_ = Generative.parse({"prompt": "p", "answer": "{{ a }}", "ignore_case": True})
     assert type_.measured == ("exact_match",)
-    assert type_.extracted("True ", "exact_match") == "True "
+    assert type_.extracted("True ", "exact_match", ITEM) == "True "
     assert type_.equal("TRUE", "true") and not type_.equal("true ", "true")
 
 
@@ -74,3 +75,15 @@ def test_long_prompts_lose_their_beginning(tiny_llama):
 def test_a_pattern_that_is_none():
     with pytest.raises(BadRequest, match=r"extract.strict.pattern' doesn't fit: not a regular expression"):
         Generative.parse({"prompt": "p", "answer": "a", "extract": {"strict": {"pattern": "("}}})
+
+
+def test_patterns_made_of_the_item_and_whole_texts():
+    """A language's own words before the answer; without a pattern all of the text, less the blanks at its ends."""
+    own = {"pattern": "{{ word }} is ([0-9]+)"}
+    type_ = Generative.parse({"prompt": "p", "answer": "a", "extract": {"own": own, "whole": {}}})
+    assert type_.extracted(" Answer is 12. The end is 13.\n", "own", ITEM) == "12"
+    assert type_.extracted(" Answer is 12.\n", "whole", ITEM) == "Answer is 12."
+    with pytest.raises(
+        BadRequest, match=r"'extract.own.pattern' doesn't work for f:1: '\( is .* is not a regular expr"
+    ):
+        type_.extracted("x", "own", Item({"word": "("}, "f:1", "t.yaml"))

@@ -53,7 +53,7 @@ def test_characters_are_no_bytes(reply):
         answer="a",
         metrics=["acc_norm", "acc_bytes"],
     )
-    assert found.record["chosen"] == {"acc_norm": 0, "acc_bytes": 1}
+    assert found.record["chosen"] == {"acc": 0, "acc_norm": 0, "acc_bytes": 1}
     assert found.scores == {"acc_norm": 0.0, "acc_bytes": 1.0}
 
 

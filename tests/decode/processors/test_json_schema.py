@@ -103,3 +103,17 @@ def test_refuses(tmp_path: Path) -> None:
         JsonSchema(schema={"type": "strin"})
     with pytest.raises(BadRequest, match="uniqueItems"):  # known but not kept to
         JsonSchema(schema={"type": "array", "uniqueItems": True})
+
+
+def test_strings_of_a_greatest_length_need_no_room_for_it(lively: Any) -> None:
+    """{"name": "", "note": ""} takes 24 bytes, so at most as many tokens, whatever the strings could hold."""
+    text = {"type": "string", "maxLength": 60}
+    schema = {"type": "object", "properties": {"name": text, "note": text}, "required": ["name", "note"]}
+    for written in drawn(lively, most=28, schema=schema | {"additionalProperties": False}):
+        assert set(json.loads(written)) == {"name", "note"}
+
+
+def test_strings_of_a_least_length_are_filled(lively: Any) -> None:
+    schema = {"type": "object", "properties": {"name": {"type": "string", "minLength": 8, "maxLength": 40}}}
+    for written in drawn(lively, most=32, schema=schema | {"required": ["name"], "additionalProperties": False}):
+        assert 8 <= len(json.loads(written)["name"]) <= 40

@@ -38,12 +38,16 @@ class Reply:
         record: What was asked and answered, JSON-able.
         chance: The score that guessing would get in the first metric; None if that means nothing.
         cut: Tokens of the prompt left out because the model can't read so much.
+        predicted: The model's answer as a text, for metrics of all items together; None if the type has none.
+        answers: The right answers as texts.
     """
 
     scores: dict[str, float]
     record: dict[str, Any]
     chance: float | None
     cut: int
+    predicted: str | None = None
+    answers: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,15 @@ class TaskType(Settings):
     @property
     @abstractmethod
     def measured(self) -> tuple[str, ...]:
-        """Names of the metrics; the first is the task's score."""
+        """Names of the metrics that each reply has a score in; the first is the task's score."""
+
+    def conditions(self) -> str:
+        """What of this machine may decide scores, for the signature; empty where nothing does.
+
+        Raises:
+            BadRequest: If tasks of this type can't be asked on this machine.
+        """
+        return ""
 
     @abstractmethod
     def solved(self, item: Item) -> str:

@@ -24,6 +24,8 @@ from posttrain.models.language_model import LanguageModel
 
 
 def _checked(pattern: str) -> str:
+    if "{{" in pattern:  # a template; what it makes is compiled later
+        return pattern
     try:
         re.compile(pattern)
     except re.error as error:
@@ -40,8 +42,9 @@ NOT_FOUND = "[invalid]"
 class Extraction(Settings):
     """How the answer is found in what the model wrote."""
 
-    pattern: Pattern
-    """A regular expression; its first group that isn't empty is the answer, or the whole match if it has none."""
+    pattern: Annotated[Template, AfterValidator(_checked)] | None = None
+    """A regular expression, or a template that makes one; its first group that isn't empty is the answer, or the whole
+    match if it has none. Without it the whole text is the answer, less blanks at both ends."""
 
     last: bool = False
     """Take the last match instead of the first."""
@@ -103,19 +106,21 @@ class Generative(TaskType):
             batch_size=effort.batch_size,
         )
         replies = []
-        for prompt, answer, found, left in zip(prompts, answers, written.generations, cut):
-            extracted = {name: self.extracted(found.text, name) for name in self.measured}
+        for question, prompt, answer, found, left in zip(questions, prompts, answers, written.generations, cut):
+            extracted = {name: self.extracted(found.text, name, question.item) for name in self.measured}
             scores = {name: float(self.equal(text, answer)) for name, text in extracted.items()}
             record: dict[str, Any] = {"prompt": prompt, "text": found.text, "extracted": extracted, "answer": answer}
-            replies.append(Reply(scores, record, None, left))
+            replies.append(Reply(scores, record, None, left, extracted[self.measured[0]], [answer]))
         return replies
 
-    def extracted(self, text: str, metric: str) -> str:
+    def extracted(self, text: str, metric: str, item: Item) -> str:
         """The answer in a text, as a metric finds it."""
         if not self.extract:
             return text
         how = self.extract[metric]
-        matches = re.findall(how.pattern, text)
+        if how.pattern is None:
+            return text.strip()
+        matches = _pattern(how.pattern, item, f"extract.{metric}.pattern").findall(text)
         if not matches:
             return NOT_FOUND
         match = matches[-1 if how.last else 0]
@@ -141,3 +146,14 @@ class Generative(TaskType):
                 "Use a model with a longer context.",
             )
         return None if limit is None else limit - self.max_new_tokens
+
+
+def _pattern(source: str, item: Item, key: str) -> re.Pattern[str]:
+    """The regular expression that a pattern or a template of one is for an item."""
+    if "{{" not in source:
+        return re.compile(source)
+    made = item.text(source, key)
+    try:
+        return re.compile(made)
+    except re.error as error:
+        raise item.problem(key, f"{made!r} is not a regular expression: {error}") from None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from posttrain.bench.item import Expression, Item, Template
 from posttrain.bench.likelihood import Likelihood, likelihoods
@@ -38,10 +38,8 @@ class MultipleChoice(TaskType):
     delimiter: str = " "
     """What stands between prompt and choice."""
 
-    metrics: tuple[Literal["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "mc2"], ...] = Field(
-        ("acc",), min_length=1
-    )
-    """What is measured; the first is the task's score."""
+    metrics: tuple[Literal["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "mc2"], ...] = ("acc",)
+    """What is measured; the first is the task's score. None where the task measures something else."""
 
     @model_validator(mode="after")
     def _one_answer(self) -> Self:
@@ -103,9 +101,11 @@ class MultipleChoice(TaskType):
             "choices": choices,
             "logprobs": logprobs.tolist(),
             "right": right,
-            "chosen": {name: chosen[name] for name in self.metrics if name in chosen},
+            "chosen": {name: chosen[name] for name in dict.fromkeys(("acc", *self.metrics)) if name in chosen},
         }
-        return Reply(scores, record, chance=len(right) / len(choices), cut=max(each.cut for each in given))
+        predicted, answers = choices[chosen["acc"]], [choices[each] for each in right]
+        cut = max(each.cut for each in given)
+        return Reply(scores, record, len(right) / len(choices), cut, predicted, answers)
 
     def _choices(self, item: Item) -> list[str]:
         if isinstance(self.choices, str):

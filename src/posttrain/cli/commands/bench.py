@@ -3,6 +3,10 @@
 `posttrain list task` shows the tasks; a member or category of one is named behind it (mmlu_anatomy, mmlu_stem), and a
 task file of your own ends in .yaml. Prompts and scores are lm-evaluation-harness's, and so are the numbers of examples
 unless --num-fewshot is given. The task handbook_quiz comes with posttrain and needs no data.
+
+With --baseline, another model or the file that an earlier call wrote with --out, the two are compared item by item: the
+difference with its 95 % interval, and a p-value (McNemar's exact test for right and wrong, otherwise a permutation
+test), adjusted by Holm where there are several tasks.
 """
 
 from __future__ import annotations
@@ -23,30 +27,43 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--num-fewshot", type=int, metavar="K", help="solved examples before each item")
     parser.add_argument("--batch-size", type=int, metavar="B", help="texts written at once; never changes the scores")
+    parser.add_argument(
+        "--baseline",
+        metavar="OTHER",
+        help="a model, or the .jsonl file of an earlier --out, to compare with item by item",
+    )
     parser.add_argument("--out", metavar="FILE", help="write what was asked and answered in each item, as JSON Lines")
     parser.add_recipe_options("tokens_per_pass=2048")
 
 
 def run(request: Request) -> dict[str, Any]:
-    """By task: `score`, `stderr`, `n`, `metric`, `interval`, `chance`, all `metrics`, `signature`, `seconds`."""
+    """By task `score`, `stderr`, `n`, `metric`, `interval`, `chance`, all `metrics`, `signature`, `seconds`.
+
+    With a baseline also `comparison`: its `value` and the `baseline`'s, `difference`, `interval`, `p_value` …
+    """
     from posttrain.cli.single_steps import part
     from posttrain.core import catalog
     from posttrain.core.recipe import apply_overrides
 
     options = request.options
-    settings = {"tasks": options.tasks, **given(options, "data", "limit", "num_fewshot", "batch_size")}
+    settings = {"tasks": options.tasks, **given(options, "data", "limit", "num_fewshot", "batch_size", "baseline")}
     values, place = part(apply_overrides(settings, options.set), None)
     step = catalog.find("step", "bench").parse(values, "bench")
-    plans = step.plans()  # wrong tasks and missing data are refused before the model is loaded
+    plans = step.plans()  # wrong tasks, missing data and a wrong file are refused before the model is loaded
+    step.recorded()
 
     from posttrain.bench.runner import evaluate, write_items
     from posttrain.models.sources import load
 
-    place.pop("seed", None)  # nothing is drawn that a task's file doesn't fix
+    seed = place.pop("seed", None) or 0  # of comparisons; nothing else is drawn that a task's file doesn't fix
     results = evaluate(load(options.model, **place), plans, step.tokens_per_pass, step.batch_size)
     if options.out:
         write_items(results, options.out)
-    return {name: result.to_dict() for name, result in results.items()}
+    comparisons = step.compared(results, plans, lambda reference: load(reference, **place), seed)
+    found = {name: result.to_dict() for name, result in results.items()}
+    for name, comparison in comparisons.items():
+        found[name]["comparison"] = comparison.to_dict()
+    return found
 
 
 def show(result: dict[str, Any]) -> None:
@@ -57,6 +74,13 @@ def show(result: dict[str, Any]) -> None:
 
     shown = ("score", "stderr", "interval", "chance", "n", "metric")
     write(table_of([{"task": name, **{key: found[key] for key in shown}} for name, found in result.items()]))
+    if compared := {name: found["comparison"] for name, found in result.items() if "comparison" in found}:
+        keys = ("value", "baseline", "difference", "interval", "p_value", "test")
+        rows = [{"task": name, **{key: each[key] for key in keys}} for name, each in compared.items()]
+        if len(rows) > 1:
+            rows = [{**row, "p_adjusted": each["p_adjusted"]} for row, each in zip(rows, compared.values())]
+        write("", Text("beside the baseline", "bold"), table_of(rows))
+        write("")
     for name, found in result.items():
         others = {metric: each["value"] for metric, each in found["metrics"].items() if metric != found["metric"]}
         if others:

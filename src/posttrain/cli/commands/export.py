@@ -1,4 +1,4 @@
-"""Export a model for another program: a GGUF file for llama.cpp, or an adapter for PEFT.
+"""Export a model for another program: a GGUF file for llama.cpp, a quantized folder for vLLM, or an adapter for PEFT.
 
 Whatever else can be told goes through --set, by the recipe's names: see `posttrain list export`.
 """

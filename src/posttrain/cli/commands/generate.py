@@ -19,6 +19,7 @@ from posttrain.core.errors import BadRequest
 if TYPE_CHECKING:
     from posttrain.decode.generation import Generations
     from posttrain.models.language_model import LanguageModel
+    from posttrain.pipeline.steps.generate import Generate
 
 # Options that are settings of sampling, and with other searches processors of the same name -> these' setting.
 _RESHAPING = {"temperature": "temperature", "top_k": "k", "top_p": "p"}
@@ -30,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("prompts", nargs="*", metavar="prompt", help="what to continue; after -- it may begin with -")
     parser.add_argument("--batch-file", metavar="F", help='prompts: one a line, or JSON Lines with {"prompt": …}')
     parser.add_argument("--search", metavar="METHOD", help="how tokens are chosen, as in `posttrain list search`")
-    parser.add_argument("--preset", metavar="NAME", help="usual settings for a use: posttrain temperature presets")
+    parser.add_argument("--preset", metavar="NAME", help="a use of `posttrain temperature presets`, or a YAML file")
     parser.add_argument("--temperature", type=float, metavar="X", help="flatter above 1, sharper below")
     parser.add_argument("--top-k", type=int, metavar="N", help="draw from the N likeliest tokens only")
     parser.add_argument(
@@ -81,21 +82,8 @@ def _streams(texts: int) -> bool:
     return sys.stdout.isatty() and texts == 1
 
 
-def _generate(model: LanguageModel, step: Any, seed: int, **watching: Any) -> Generations:
-    from posttrain.decode.generation import generate
-
-    return generate(
-        model,
-        step.prompts[: step.limit],
-        search=step.search,
-        processors=step.process,
-        max_new_tokens=step.max_new_tokens,
-        stop=step.stop,
-        seed=seed,
-        batch_size=step.batch_size,
-        chat=step.chat,
-        **watching,
-    )
+def _generate(model: LanguageModel, step: Generate, seed: int, **watching: Any) -> Generations:
+    return step.answers(model, step.prompts[: step.limit], seed, chat=step.chat, **watching)
 
 
 def _result(found: Generations) -> dict[str, Any]:
@@ -122,8 +110,9 @@ def _search(options: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str,
             raise BadRequest("--preset already says how tokens are chosen.", "Leave out --search.")
         from posttrain.decode.presets import preset
 
-        ((search, usual),) = preset(options.preset).search.items()
-        return {"search": {search: usual | settings}}, []
+        found = preset(options.preset)
+        ((search, usual),) = found.search.items()
+        return {"search": {search: usual | settings}, "process": found.process}, []
     if options.search is None and not settings:
         return {}, []
     term = options.search or "sampling"

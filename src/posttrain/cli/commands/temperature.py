@@ -65,7 +65,7 @@ def _presets() -> dict[str, Any]:
 
     return {
         "presets": [
-            {"preset": name, "range": list(preset.range), "search": preset.search, "use": preset.use}
+            {"preset": name, "range": list(preset.range or ()), "search": preset.search, "use": preset.use}
             for name, preset in presets().items()
         ]
     }

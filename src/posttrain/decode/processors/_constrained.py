@@ -194,23 +194,29 @@ class Language:
     def _way_to_end(self, place: Any, most: int) -> list[int] | None:
         """Tokens that complete the text, few if not the fewest; None if no way of at most so many was found.
 
-        One token of one byte at a time: one that completes the text, else the first in order of preference that leads
-        on, which is one after which something else may follow than before, so not a further letter of a word. Of those
-        that lead on, one that was taken less often from a place like this comes first, against going round in circles.
+        One token of one byte at a time: one that completes the text; else one that closes something, after which other
+        bytes may follow than before; else the first in order of preference after which another set of tokens may
+        follow, which in a string without a greatest length isn't a further letter. One that was taken less often from a
+        place like this comes first, against going round in circles; a place unlike all before shows there is no circle.
         """
         way: list[int] = []
         taken: Counter[tuple[bytes, int]] = Counter()
+        seen: set[bytes] = set()
         while not place.is_accepting():
-            step = self._onward(place, taken) if len(way) < most else None
+            here: bytes = place.compute_bitmask()
+            if here not in seen:
+                taken.clear()
+                seen.add(here)
+            step = self._onward(place, here, taken) if len(way) < most else None
             if step is None:
                 return None
             token, place = step
+            taken[here, token] += 1
             way.append(token)
         return way
 
-    def _onward(self, place: Any, taken: Counter[tuple[bytes, int]]) -> tuple[int, Any] | None:
-        """The next token on the way to the end and the place after it; notes in `taken` that it was taken here."""
-        here: bytes = place.compute_bitmask()
+    def _onward(self, place: Any, here: bytes, taken: Counter[tuple[bytes, int]]) -> tuple[int, Any] | None:
+        """The next token on the way to the end and the place after it; `here` is which tokens may follow."""
         mask = self._mask(place)
         tokens = self._bytewise[mask[self._bytewise]]
         if not len(tokens):
@@ -220,10 +226,20 @@ class Language:
         ordered = sorted(tokens[:_LOOKED_AT].tolist(), key=lambda token: taken[here, token])
         steps = [(token, self._after(place, token)) for token in ordered]
         completing = (step for step in steps if step[1].is_accepting())
+        closing = (
+            (token, after)
+            for token, after in steps
+            if self._texts[token] in _CLOSING
+            and not taken[here, token]
+            and self._follows(after) != self._follows(place)
+        )
         leading = (step for step in steps if step[1].compute_bitmask() != here)
-        token, after = next(completing, None) or next(leading, steps[0])
-        taken[here, token] += 1
-        return token, after
+        return next(completing, None) or next(closing, None) or next(leading, steps[0])
+
+    def _follows(self, place: Any) -> bytes:
+        """Which single bytes may follow; unlike the tokens these don't change as a text nears its greatest length."""
+        bits = np.frombuffer(place.compute_bitmask(), dtype=np.uint8)
+        return np.unpackbits(bits, bitorder="little")[self._bytewise].tobytes()
 
     def _after(self, place: Any, token: int) -> Any:
         after = place.deep_copy()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.core import files
 from posttrain.data.chat_template import tokenize
 from posttrain.data.record import Completion
-from posttrain.models.sources import load
+from posttrain.models.sources import load, resolve
 
 if TYPE_CHECKING:
     from posttrain.data.encoded import Encoded
@@ -23,7 +23,12 @@ def loaded(reference: str, model: LanguageModel) -> LanguageModel:
 
 
 def content(reference: str) -> dict[str, Any]:
-    """The hash of a model that is a folder; what is fetched from elsewhere is known by its reference."""
+    """The hash of a model that is a folder; what is fetched from elsewhere is known by its reference.
+
+    Raises:
+        BadRequest: If there is no such model.
+    """
+    resolve(reference)
     return {"model": files.hash_folder(reference)} if Path(reference).is_dir() else {}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -32,8 +32,11 @@ _CHUNK = 256
 class Perplexity(Reranker):
     """Prefer what another model finds probable."""
 
+    loads: ClassVar[tuple[str, ...]] = ("model",)
+
     model: str
-    """The other language model: an alias, a folder, a .gguf file, hub:owner/name or wheel:NAME."""
+    """The other language model: an alias, a folder, a .gguf file, hub:owner/name or wheel:NAME; in a recipe also the
+    name of an earlier step."""
 
     chat: bool | None = None
     """Put prompt and answer through the other model's chat template; when not given, only conversations are."""

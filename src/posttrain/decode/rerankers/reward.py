@@ -8,7 +8,7 @@ put to it as it was trained on them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 class Reward(Reranker):
     """Prefer what a reward model prefers."""
 
+    loads: ClassVar[tuple[str, ...]] = ("model",)
+
     model: str
-    """The reward model: a folder, or hub:owner/name of a classifier with one label."""
+    """The reward model: a folder, or hub:owner/name of a classifier with one label; in a recipe also the name of an
+    earlier step."""
 
     chat: bool | None = None
     """Put prompt and answer through the reward model's chat template; when not given, as when it was trained."""
@@ -53,27 +56,42 @@ class Reward(Reranker):
             Failure: If its head doesn't fit.
         """
         found = loaded(self.model, model)
-        if has_head(found.network, LABELS_TEXTS):
-            if found.network.config.num_labels != 1:
-                raise BadRequest(f"{self.model} has {found.network.config.num_labels} labels; a reward is one number.")
-        else:
-            if found.folder is None:
-                raise BadRequest(f"{self.model} is no reward model.", "Give the folder of one.")
-            scalar_head.load(found.network, found.folder, REWARD_HEAD)
+        attach(found)
         return found
 
     @torch.no_grad()
     def scores(self, judge: LanguageModel, prompt: Question, answers: Sequence[Generated]) -> list[float]:
         found: list[float] = []
-        chat = self.chat
-        if chat is None and not has_head(judge.network, LABELS_TEXTS):
-            chat = scalar_head.head_of(judge.network, REWARD_HEAD).chat
+        chat = trained_chat(judge) if self.chat is None else self.chat
         for part in passes(encoded(judge, prompt, answers, chat), self.tokens_per_pass):
-            found += _rewards(judge, pack(part).to(judge.device)).tolist()
+            found += packed_rewards(judge, pack(part).to(judge.device)).tolist()
         return found
 
 
-def _rewards(judge: LanguageModel, batch: Packed) -> torch.Tensor:
+def attach(model: LanguageModel) -> None:
+    """Give a loaded reward model its head; a classifier has one.
+
+    Raises:
+        BadRequest: If it gives no rewards.
+        Failure: If the head doesn't fit.
+    """
+    if has_head(model.network, LABELS_TEXTS):
+        if model.network.config.num_labels != 1:
+            raise BadRequest(f"{model.reference} has {model.network.config.num_labels} labels; a reward is one number.")
+    else:
+        if model.folder is None:
+            raise BadRequest(f"{model.reference} is no reward model.", "Give the folder of one.")
+        scalar_head.load(model.network, model.folder, REWARD_HEAD)
+
+
+def trained_chat(judge: LanguageModel) -> bool | None:
+    """Whether a reward model was trained on texts in the chat template; None if it doesn't say."""
+    if has_head(judge.network, LABELS_TEXTS):
+        return None
+    return scalar_head.head_of(judge.network, REWARD_HEAD).chat
+
+
+def packed_rewards(judge: LanguageModel, batch: Packed) -> torch.Tensor:
     """One number for each packed sequence, [N] float32."""
     states = hidden_states(judge.network, batch.input_ids, batch.boundaries)  # [T, H]
     if has_head(judge.network, LABELS_TEXTS):

@@ -19,7 +19,7 @@ from posttrain.core import events, files
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.models.exports import Export
 from posttrain.models.exports._gguf_tokenizer import add_tokenizer
-from posttrain.models.surgery import effective_weight, is_linear, weight_of
+from posttrain.models.surgery import effective_bias, effective_weight, is_linear, weight_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,8 +225,7 @@ def _entries(model: LanguageModel, architecture: str, neighbours: bool, stored_t
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """What a module amounts to, as functions that give a matrix or norm, and a bias if there is one."""
     yield "weight", lambda: effective_weight(module)
-    effective_bias = getattr(module, "effective_bias", None)
-    bias = effective_bias() if effective_bias is not None else getattr(module, "bias", None)
+    bias = effective_bias(module)
     if bias is not None:
         yield "bias", lambda: bias
 

@@ -98,13 +98,14 @@ class Step(Settings):
             values, implied = ({**own, cls.body: rest}, cls.body) if rest else (own, None)
         return super().parse(values, where, implied)
 
-    def located(self, records: Mapping[str, Path]) -> Self:
-        """The same step with files in place of the names of earlier steps, wherever it or a method in it takes data.
+    def located(self, records: Mapping[str, Path], models: Mapping[str, str] | None = None) -> Self:
+        """The same step with what earlier steps left in place of their names, wherever it or a method in it takes such.
 
         Args:
-            records: Files that earlier steps left, by the steps' names.
+            records: Files of records, by the steps' names.
+            models: References of models, by the steps' names.
         """
-        found: Self = _located(self, records)
+        found: Self = _located(self, {name: str(path) for name, path in records.items()}, models or {})
         return found
 
     def inputs(self, context: Context) -> dict[str, Any]:
@@ -116,18 +117,23 @@ class Step(Settings):
         """Do the work."""
 
 
-def _located(value: Any, records: Mapping[str, Path]) -> Any:
-    """A value with files in place of names, wherever settings in it read data; the value itself if there are none."""
+def _located(value: Any, records: Mapping[str, str], models: Mapping[str, str]) -> Any:
+    """A value with files and references in place of names, wherever settings in it read data or load a model; the value
+    itself if there are none.
+    """
     if isinstance(value, list):
-        placed = [_located(each, records) for each in value]
+        placed = [_located(each, records, models) for each in value]
         return placed if any(new is not old for new, old in zip(placed, value)) else value
+    if isinstance(value, dict):
+        named = {key: _located(each, records, models) for key, each in value.items()}
+        return named if any(named[key] is not each for key, each in value.items()) else value
     if not isinstance(value, Settings):
         return value
     found: dict[str, Any] = {}
     for name in type(value).model_fields:
         old = getattr(value, name)
-        reads = name in value.reads and isinstance(old, str) and old in records
-        new = str(records[old]) if reads else _located(old, records)
+        known = records if name in value.reads else models if name in value.loads else {}
+        new = known[old] if isinstance(old, str) and old in known else _located(old, records, models)
         if new is not old:
             found[name] = new
     return value.model_copy(update=found) if found else value

@@ -11,15 +11,18 @@ differences alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from posttrain.core.catalog import build
+from posttrain.core.catalog import block, blocks, build
 from posttrain.core.errors import BadRequest, Failure
+from posttrain.core.events import task
+from posttrain.core.settings import Settings
 from posttrain.decode.generation import generate, prompt_tokens
 from posttrain.decode.processors import LogitsProcessor
 from posttrain.decode.search import Search
@@ -29,13 +32,30 @@ from posttrain.models.sources import load
 from posttrain.models.token_losses import token_losses
 from posttrain.ops.bootstrap import paired_test, sums_interval
 from posttrain.ops.ngrams import distinct, repetition_rate
-from posttrain.pipeline.steps import Context
+from posttrain.pipeline.steps import Context, Step
+from posttrain.pipeline.steps._learning import stamp
+from posttrain.pipeline.steps.generate import hash_of_prompts, read_prompts
+from posttrain.pipeline.views import View, scatter, table
 
 Array = NDArray[np.float64]
 Question = list[dict[str, Any]] | str
+Name = TypeVar("Name", bound=Hashable)
+
+# The figures as people call them.
+LABELS = {"self_bleu": "Self-BLEU", "distinct_1": "distinct-1", "distinct_2": "distinct-2"}
 
 # exp of more is no float64.
 _HIGHEST = 700.0
+
+
+class Way(Settings):
+    """A way of decoding."""
+
+    search: block("search") = Field(default_factory=lambda: {"greedy": {}})  # type: ignore[valid-type]
+    """How tokens are chosen."""
+
+    process: blocks("process") = Field(default_factory=list)  # type: ignore[valid-type]
+    """Changes of the next-token distribution before that, in written order."""
 
 
 @dataclass(frozen=True)
@@ -203,3 +223,98 @@ def _scores(written: Written, asked: Sequence[Question], model: LanguageModel, j
     if not np.isfinite(sums).all():
         raise Failure("The judge's scores are not numbers.", "Check its weights.")
     return sums
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What one way of decoding came to.
+
+    Attributes:
+        figures: Everything that is counted, by name.
+        firsts: The first answer to each prompt.
+        tokens_per_second: New tokens a second of all samples together.
+    """
+
+    figures: dict[str, Figure]
+    firsts: list[str]
+    tokens_per_second: float
+
+
+class Comparing(Step):
+    """Base of the steps that let the current model answer the same prompts in one way after the other."""
+
+    prompts: list[str] | str = "builtin:prompts"
+    """Prompts, or a data set of prompts."""
+
+    limit: int | None = Field(16, ge=1)
+    """Use only the first so many prompts; null uses all."""
+
+    chat: bool = True
+    """Ask through the model's chat template; otherwise the prompt is simply continued."""
+
+    max_new_tokens: int = Field(48, ge=1)
+    """Most tokens of an answer."""
+
+    batch_size: int = Field(16, ge=1)
+    """Answers at once; the speed depends on it, nothing else."""
+
+    judge: str | None = None
+    """Under which model perplexity is taken: an earlier step's name or a reference; by default the model itself."""
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        """Hash of the prompts, where they come from a data set, and the judge."""
+        found: dict[str, Any] = {"judge": stamp(self.judge, context)} if self.judge else {}
+        return found | hash_of_prompts(self.prompts)
+
+    def asked(self) -> list[str]:
+        """The prompts."""
+        return read_prompts(self.prompts)[: self.limit]
+
+    def count(
+        self,
+        context: Context,
+        ways: Mapping[Name, tuple[Search, Sequence[LogitsProcessor]]],
+        samples: int,
+        title: str,
+        unit: str,
+    ) -> dict[Name, Counted]:
+        """Write in each way and count.
+
+        Args:
+            context: Of the step.
+            ways: How tokens are chosen and what changes the distribution before, by name.
+            samples: Answers to each prompt.
+            title: What the progress is called.
+            unit: Of what it counts the ways.
+        """
+        asked, model, judge = questions(self.asked(), self.chat), context.model, judge_of(self.judge, context)
+        found: dict[Name, Counted] = {}
+        with task(title, total=len(ways), unit=unit) as progress:
+            for name, (search, processors) in progress.over(ways.items()):
+                written = write(
+                    model,
+                    asked,
+                    samples,
+                    search=search,
+                    processors=processors,
+                    max_new_tokens=self.max_new_tokens,
+                    batch_size=self.batch_size,
+                    seed=context.seed,
+                )
+                firsts = [answers[0] for answers in written.texts]
+                found[name] = Counted(figures(written, asked, model, judge), firsts, written.tokens_per_second)
+        return found
+
+
+def intervals_view(first: str, rows: Sequence[dict[str, Any]]) -> View:
+    """The intervals of all figures as a table, a row each; what `first` names stands in front."""
+    between = list(rows[0]["intervals"])
+    heads = [first, *(LABELS.get(key, key) for key in between)]
+    return table("95 % intervals", heads, [[row[first], *(row["intervals"][key] for key in between)] for row in rows])
+
+
+def trade_off_view(rows: Mapping[str, dict[str, Any]]) -> View:
+    """Perplexity over Self-BLEU, a point a way."""
+    points = {name: (row["self_bleu"], row["perplexity"]) for name, row in rows.items()}
+    heads = ("Self-BLEU (lower is more varied)", "perplexity (lower is more fluent)")
+    return scatter("Quality against variety", *heads, points)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from posttrain.adapt import trainable_share
 from posttrain.align.objectives import Plan
-from posttrain.align.reward import Reward, function_reward, model_reward
+from posttrain.align.reward import Reward
 from posttrain.align.reward_ensemble import Ensemble, EnsembleReward
 from posttrain.align.rollout import Prompt, answered, encode_prompts, kl_of_answers, sample_answers
 from posttrain.core import events, runtime
@@ -21,7 +21,6 @@ from posttrain.data.encoded import Encoded
 from posttrain.models import scalar_head
 from posttrain.models.heads import task_head
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.sources import load, resolve
 from posttrain.pipeline.steps import Context, Outcome
 from posttrain.pipeline.steps._learning import (
     Learning,
@@ -31,6 +30,7 @@ from posttrain.pipeline.steps._learning import (
     stamp,
     told_if_unmergeable,
 )
+from posttrain.pipeline.steps._rewards import named_reward
 from posttrain.pipeline.views import View, curve, facts, note, samples
 from posttrain.train.loop import TrainResult, evaluate, train
 
@@ -117,19 +117,12 @@ class Align(Learning):
 
     def _reward(self, context: Context, model: LanguageModel) -> Reward | None:
         """The reward or the ensemble, loaded while the policy is still as it was."""
-        members = [self._member(name, context, model) for name in self.reward_names]
-        return EnsembleReward(members, self.ensemble) if len(members) > 1 else next(iter(members), None)
-
-    def _member(self, name: str, context: Context, model: LanguageModel) -> Reward:
-        if name in context.keys:
-            judge = context.load(name)
-        elif Path(name).exists() or ":" not in name:
-            resolve(name)
-            judge = load(name, device=str(model.device), dtype=str(model.network.dtype).removeprefix("torch."))
-        else:
-            return function_reward(name)
         frozen = None if self.adapt.in_place else model.network
-        return model_reward(judge, frozen, tokens_per_pass=self.tokens_per_pass)
+        members = [
+            named_reward(name, context, model, shared=frozen, tokens_per_pass=self.tokens_per_pass)
+            for name in self.reward_names
+        ]
+        return EnsembleReward(members, self.ensemble) if len(members) > 1 else next(iter(members), None)
 
 
 class _Work:

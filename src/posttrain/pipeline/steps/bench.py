@@ -1,14 +1,25 @@
-"""bench: what the current model scores in benchmark tasks, beside what guessing would."""
+"""bench: what the current model scores in benchmark tasks, beside what guessing would and beside another model.
+
+With a baseline the items are paired, and each difference comes with an interval and a p-value
+(`posttrain.bench.paired`). The records of the items are left for later steps, so that one of them can name this one as
+its baseline.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from posttrain.bench import records
+from posttrain.bench.paired import Comparison, compare
 from posttrain.bench.runner import Plan, Result, evaluate, prepare, write_items
+from posttrain.core import files
 from posttrain.core.errors import BadRequest, did_you_mean
 from posttrain.core.settings import place_of
+from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.quantities import show
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.pipeline.views import View, note, table
@@ -20,6 +31,7 @@ class Bench(Step):
     """Ask the current model the items of benchmark tasks."""
 
     body: ClassVar[str | None] = "tasks"
+    reads: ClassVar[tuple[str, ...]] = ("baseline",)
 
     tasks: list[str] = Field(min_length=1)
     """Names of tasks, as `posttrain list task` shows them, of their members or categories (mmlu_anatomy, mmlu_stem), or
@@ -40,6 +52,10 @@ class Bench(Step):
     batch_size: int = Field(16, ge=1)
     """Texts written at once; changes speed and memory, never the scores."""
 
+    baseline: str | None = None
+    """What to compare with on the same items: an earlier bench step, a file of records that such a step or `posttrain
+    bench --out` wrote (.jsonl), or another model, which is asked too (`base`: the recipe's own)."""
+
     @field_validator("tasks", mode="before")
     @classmethod
     def _names(cls, value: Any, info: ValidationInfo) -> Any:
@@ -54,23 +70,78 @@ class Bench(Step):
         return prepare(self.tasks, self.data, self.limit, self.num_fewshot)
 
     def inputs(self, context: Context) -> dict[str, Any]:
-        """Hashes of items, examples and templates."""
-        return {"tasks": {plan.name: plan.signature for plan in self.plans()}}
+        """Hashes of items, examples and templates, and what the baseline is."""
+        found: dict[str, Any] = {"tasks": {plan.name: plan.signature for plan in self.plans()}}
+        if self._recorded():
+            self.recorded()
+            found["baseline"] = {"source": self.baseline, "hash": files.hash_file(str(self.baseline))}
+        elif self.baseline is not None:
+            found["baseline_model"] = context.keys.get(self.baseline)
+        return found
+
+    def _recorded(self) -> bool:
+        """Whether the baseline is a file of records."""
+        return self.baseline is not None and self.baseline.endswith((".jsonl", ".jsonl.gz", ".jsonl.bz2", ".jsonl.xz"))
+
+    def recorded(self) -> dict[str, list[records.Record]] | None:
+        """The baseline's records if it is a file.
+
+        Raises:
+            BadRequest: If it can't be read or lacks a task.
+        """
+        if not self._recorded():
+            return None
+        return records.read(str(self.baseline))
+
+    def compared(
+        self,
+        results: Mapping[str, Result],
+        plans: list[Plan],
+        load: Callable[[str], LanguageModel],
+        seed: int,
+    ) -> dict[str, Comparison]:
+        """The results beside the baseline's; nothing without a baseline.
+
+        Args:
+            results: Of the current model.
+            plans: What it was asked.
+            load: Gives a model by name.
+            seed: Of the draws that intervals and tests come from.
+
+        Raises:
+            BadRequest: If the baseline was asked other items.
+        """
+        if self.baseline is None:
+            return {}
+        baseline = self.recorded()
+        if baseline is None:
+            other = evaluate(load(self.baseline), plans, self.tokens_per_pass, self.batch_size)
+            baseline = {name: list(each.items) for name, each in other.items()}
+        tasks = {plan.name: plan.selection.task for plan in plans}
+        return compare(tasks, {name: each.items for name, each in results.items()}, baseline, seed=seed)
 
     def run(self, context: Context) -> Outcome:
-        """Ask, score and tabulate."""
-        results = evaluate(context.model, self.plans(), self.tokens_per_pass, self.batch_size)
+        """Ask, score, compare and tabulate."""
+        plans = self.plans()
+        results = evaluate(context.model, plans, self.tokens_per_pass, self.batch_size)
         write_items(results, context.folder / ITEMS_FILE)
+        comparisons = self.compared(results, plans, context.load, context.seed)
         views = [table("Benchmarks", _COLUMNS, [_row(result) for result in results.values()])]
         views += [_told(result) for result in results.values()]
+        if comparisons:
+            views += _beside(comparisons, str(self.baseline))
         for result in results.values():
             views += _details(result)
         views += [note(f"Signature: {result.signature}", "source") for result in results.values()]
         headline = ", ".join(f"{name} {result.score:.3g}" for name, result in results.items())
         found = {name: {**result.to_dict(), "items": ITEMS_FILE} for name, result in results.items()}
-        return Outcome(found, views, headline=headline)
+        for name, comparison in comparisons.items():
+            found[name]["comparison"] = comparison.to_dict()
+        return Outcome(found, views, headline=headline, records=ITEMS_FILE)
 
 
+# From which p-value on a difference is called one.
+_LEVEL = 0.05
 _COLUMNS = ["task", "metric", "score", "standard error", "95 % interval", "by chance", "items"]
 
 
@@ -86,6 +157,34 @@ def _told(result: Result) -> View:
     if result.chance is not None and result.interval and result.interval[0] <= result.chance <= result.interval[1]:
         text += " So few items don't tell the two apart."
     return note(text)
+
+
+def _beside(comparisons: Mapping[str, Comparison], baseline: str) -> list[View]:
+    """The table of differences, and what each says."""
+    # Of a file no more than the folder: that of an earlier step bears its name.
+    baseline = "/".join(Path(baseline).parts[-2:]) if baseline.endswith(".jsonl") else baseline
+    columns = ["task", "metric", "score", "baseline", "difference", "its 95 % interval", "p-value"]
+    several = len(comparisons) > 1
+    rows, told = [], []
+    for name, each in comparisons.items():
+        score = each.score
+        interval = show(list(score.interval)) if score.interval else "–"
+        row = [name, each.metric, score.value, score.baseline, score.difference, interval, score.p_value]
+        rows.append([*row, *([each.p_adjusted] if several else [])])
+        told.append(note(f"{name}: {verdict(each)}"))
+    return [table(f"Beside {baseline}", [*columns, *(["p-value, adjusted"] if several else [])], rows), *told]
+
+
+def verdict(comparison: Comparison) -> str:
+    """What a comparison says, in a sentence."""
+    score = comparison.score
+    counted = ""
+    if score.discordant is not None:
+        counted = f" Only it got {score.discordant[0]} items right, only the baseline {score.discordant[1]}."
+    if comparison.p_adjusted >= _LEVEL:
+        return f"no difference beyond chance (p {show(comparison.p_adjusted)}).{counted}"
+    better = (score.difference > 0) == comparison.higher_is_better
+    return f"{'better' if better else 'worse'} than the baseline (p {show(comparison.p_adjusted)}).{counted}"
 
 
 def _details(result: Result) -> list[View]:

@@ -13,24 +13,14 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from posttrain.core import recipe
-from posttrain.core.catalog import block, blocks, terms
+from posttrain.core.catalog import terms
 from posttrain.core.errors import BadRequest, did_you_mean
-from posttrain.core.events import task
-from posttrain.core.settings import Settings
-from posttrain.data import dataset
-from posttrain.pipeline.steps import Context, Outcome, Step
-from posttrain.pipeline.steps._learning import stamp
-from posttrain.pipeline.steps._written import Figure, figures, judge_of, questions, write
-from posttrain.pipeline.steps.generate import read_prompts
-from posttrain.pipeline.views import View, note, samples, scatter, table
+from posttrain.pipeline.steps import Context, Outcome
+from posttrain.pipeline.steps._written import LABELS, Comparing, Counted, Way, intervals_view, trade_off_view
+from posttrain.pipeline.views import View, note, samples, table
 
 _USUAL = Path(__file__).with_suffix(".yaml")
-_LABELS = {
-    "self_bleu": "Self-BLEU",
-    "distinct_1": "distinct-1",
-    "distinct_2": "distinct-2",
-    "tokens_per_second": "new tokens a second",
-}
+_LABELS = LABELS | {"tokens_per_second": "new tokens a second"}
 # Differences of this p-value or more aren't called differences.
 _SIGNIFICANT = 0.05
 # Percentile intervals from fewer prompts than this are too narrow.
@@ -39,43 +29,15 @@ _FEWEST = 20
 FigureName = Literal["perplexity", "self_bleu", "distinct_1", "distinct_2", "repetition", "tokens", "tokens_per_second"]
 
 
-class Way(Settings):
-    """A way of decoding."""
-
-    search: block("search") = Field(default_factory=lambda: {"greedy": {}})  # type: ignore[valid-type]
-    """How tokens are chosen."""
-
-    process: blocks("process") = Field(default_factory=list)  # type: ignore[valid-type]
-    """Changes of the next-token distribution before that, in written order."""
-
-
-class CompareDecoding(Step):
+class CompareDecoding(Comparing):
     """Put ways of decoding side by side."""
 
     methods: dict[str, Way] | None = None
     """Ways by name, as in {careful: {search: {sampling: {temperature: 0.3}}}}; a YAML file of them; or a list of names
     of usual ways and of searches. The usual ones when not given."""
 
-    prompts: list[str] | str = "builtin:prompts"
-    """Prompts, or a data set of prompts."""
-
-    limit: int | None = Field(16, ge=1)
-    """Use only the first so many prompts; null uses all."""
-
     samples: int = Field(3, ge=1)
     """Answers to each prompt; Self-BLEU takes at least two."""
-
-    chat: bool = True
-    """Ask through the model's chat template; otherwise the prompt is simply continued."""
-
-    max_new_tokens: int = Field(48, ge=1)
-    """Most tokens of an answer."""
-
-    batch_size: int = Field(16, ge=1)
-    """Answers at once; the speed depends on it, nothing else."""
-
-    judge: str | None = None
-    """Under which model perplexity is taken: an earlier step's name or a reference; by default the model itself."""
 
     prefer: dict[FigureName, Literal["lower", "higher"]] | None = None
     """By which figure a way is recommended, and whether lower or higher is better, as in {distinct_2: higher}: the best
@@ -115,43 +77,19 @@ class CompareDecoding(Step):
 
     def inputs(self, context: Context) -> dict[str, Any]:
         """Hash of the prompts, where they come from a data set, and the judge."""
-        self.ways()  # a method that doesn't exist is refused before anything is loaded
         if self.prefer == {"self_bleu": "lower"} and self.samples < 2:
             raise BadRequest("Self-BLEU compares answers to the same prompt.", "Raise `samples` to at least 2.")
-        found: dict[str, Any] = {"judge": stamp(self.judge, context)} if self.judge else {}
-        if not isinstance(self.prompts, list):
-            read = dataset.read(self.prompts, lines=True)
-            found["prompts"] = {"source": read.source, "hash": read.hash}
-        return found
+        reads = [way.search.inputs() for way in self.ways().values()]
+        return super().inputs(context) | ({"searches": reads} if any(reads) else {})
 
     def run(self, context: Context) -> Outcome:
         """Write with each way and count."""
-        prompts = read_prompts(self.prompts)[: self.limit]
-        asked, model, judge = questions(prompts, self.chat), context.model, judge_of(self.judge, context)
-        counted: dict[str, dict[str, Figure]] = {}
-        speeds: dict[str, float] = {}
-        texts: dict[str, list[str]] = {}
-        with task("Ways of decoding", total=len(self.ways()), unit="ways") as progress:
-            for name, way in progress.over(self.ways().items()):
-                written = write(
-                    model,
-                    asked,
-                    self.samples,
-                    search=way.search,
-                    processors=way.process,
-                    max_new_tokens=self.max_new_tokens,
-                    batch_size=self.batch_size,
-                    seed=context.seed,
-                )
-                counted[name] = figures(written, asked, model, judge)
-                speeds[name] = written.tokens_per_second
-                texts[name] = [answers[0] for answers in written.texts]
+        ways = {name: (way.search, way.process) for name, way in self.ways().items()}
+        counted = self.count(context, ways, self.samples, "Ways of decoding", "ways")
         first = next(iter(counted))
-        rows = [
-            _row(name, found, speeds[name], counted[first] if name != first else None)
-            for name, found in counted.items()
-        ]
-        recommended = _recommended(self.prefer, counted, speeds) if self.prefer else None
+        rows = [_row(name, found, counted[first] if name != first else None) for name, found in counted.items()]
+        prompts = self.asked()
+        recommended = _recommended(self.prefer, counted) if self.prefer else None
         result: dict[str, Any] = {
             "methods": rows,
             "compared_with": first,
@@ -160,7 +98,7 @@ class CompareDecoding(Step):
             "judge": self.judge or context.model_name,
             "recommended": recommended,
             "answers": [
-                {"prompt": prompt, **{name: texts[name][place] for name in texts}}
+                {"prompt": prompt, **{name: found.firsts[place] for name, found in counted.items()}}
                 for place, prompt in enumerate(prompts)
             ],
         }
@@ -182,20 +120,21 @@ def _usual(name: str) -> Any:
     return {"search": name}
 
 
-def _row(name: str, found: dict[str, Figure], speed: float, first: dict[str, Figure] | None) -> dict[str, Any]:
+def _row(name: str, found: Counted, first: Counted | None) -> dict[str, Any]:
+    figures = found.figures
     return {
         "method": name,
-        **{key: figure.value for key, figure in found.items()},
-        "tokens_per_second": speed,
-        "intervals": {key: figure.interval() for key, figure in found.items()},
-        "differences": {key: figure.against(first[key]) for key, figure in found.items()} if first else None,
+        **{key: figure.value for key, figure in figures.items()},
+        "tokens_per_second": found.tokens_per_second,
+        "intervals": {key: figure.interval() for key, figure in figures.items()},
+        "differences": {key: figure.against(first.figures[key]) for key, figure in figures.items()} if first else None,
     }
 
 
-def _recommended(
-    prefer: dict[Any, Any], counted: dict[str, dict[str, Figure]], speeds: dict[str, float]
-) -> dict[str, Any]:
+def _recommended(prefer: dict[Any, Any], ways: dict[str, Counted]) -> dict[str, Any]:
     """The best way by a figure, with those that are as good as far as the prompts can tell; of these the fastest."""
+    counted = {name: way.figures for name, way in ways.items()}
+    speeds = {name: way.tokens_per_second for name, way in ways.items()}
     ((key, direction),) = prefer.items()
     best_of = max if direction == "higher" else min
     if key == "tokens_per_second":
@@ -230,9 +169,7 @@ def _views(result: dict[str, Any]) -> list[View]:
     views += [table("Side by side", labels, [[row["method"], *(row[key] for key in keys)] for row in rows])]
     between = [key for key in keys if key in rows[0]["intervals"]]
     heads = ["method", *(_LABELS.get(key, key) for key in between)]
-    views.append(
-        table("95 % intervals", heads, [[row["method"], *(row["intervals"][key] for key in between)] for row in rows])
-    )
+    views.append(intervals_view("method", rows))
     if len(rows) > 1:
         shown = [
             [row["method"], *(_difference(row["differences"][key]) for key in between)]
@@ -241,15 +178,7 @@ def _views(result: dict[str, Any]) -> list[View]:
         ]
         views.append(table(f"Difference from {result['compared_with']} (* p < {_SIGNIFICANT})", heads, shown))
     if "self_bleu" in keys and len(rows) > 1:
-        points = {row["method"]: (row["self_bleu"], row["perplexity"]) for row in rows}
-        views.append(
-            scatter(
-                "Quality against variety",
-                "Self-BLEU (lower is more varied)",
-                "perplexity (lower is more fluent)",
-                points,
-            )
-        )
+        views.append(trade_off_view({row["method"]: row for row in rows}))
     views.append(
         note(
             f"{result['samples']} answers to each of {result['prompts']} prompts; perplexity under {result['judge']}. "

@@ -16,9 +16,10 @@ from pydantic import Field
 
 from posttrain.align.agreement import RELIABLE, TENTATIVE
 from posttrain.align.feedback import OVERALL, FeedbackStore, Verdicts, write_preferences
-from posttrain.align.feedback_items import as_text, preferences_of
+from posttrain.align.feedback_items import preferences_of
 from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
+from posttrain.data.dialogue import as_text
 from posttrain.data.record import Preference
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.pipeline.views import View, facts, note, samples

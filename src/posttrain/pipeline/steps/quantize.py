@@ -1,7 +1,8 @@
 """quantize: fewer bits a weight, with what it cost in quality and what it gained in bytes and speed, measured.
 
 Quality is perplexity with its interval, and the mean KL divergence a token from the original, which notices changes
-that perplexity averages away. Speed is measured, never estimated, and a slower result doesn't count as a success.
+that perplexity averages away. Speed is measured, never estimated. A slower result doesn't count as a success, and
+neither does one whose perplexity is more than doubled: such a model is of no use, however small it is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from posttrain.measure import Measurement
 from posttrain.measure.perplexity import Perplexity
 from posttrain.models import saving
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.surgery import features
+from posttrain.models.surgery import features, weight_of
 from posttrain.pipeline.fidelity import mean_divergence, predictions
 from posttrain.pipeline.speed import tokens_per_second
 from posttrain.pipeline.steps import Context, Outcome, Step
@@ -34,6 +35,8 @@ _CALIBRATION = "builtin:handbook"
 _WHOLE = ("text", "completion", "chat")
 # Sequences are taken evenly from this many times as many tokens as are needed.
 _CHOICE = 8
+# From this many times the perplexity on, a model counts as ruined.
+_RUINED = 2.0
 
 
 class Quantize(Step):
@@ -95,14 +98,18 @@ class Quantize(Step):
         result["speed_ratio"] = after["tokens_per_second"] / before["tokens_per_second"]
         result["quantize_seconds"] = seconds
         slower = self.method.final and result["speed_ratio"] < 1 and not self.allow_slower
-        result["success"] = not slower
+        ruined = not result["perplexity_ratio"] <= _RUINED
+        result["success"] = not slower and not ruined
         rows = [
             [when, s["bytes"], s["bits_per_weight"], s["perplexity"], _span(s["interval"]), s["tokens_per_second"]]
             for when, s in (("before", before), ("after", after))
         ]
         columns = ["", "bytes", "bits a quantized weight", "perplexity", "95 % interval", "new tokens a second"]
-        views = [table("What quantization cost and gained", columns, rows), _verdict(result, slower)]
+        guessing = len(weight_of(model.network.get_input_embeddings()))
+        views = [table("What quantization cost and gained", columns, rows), _verdict(result, slower, ruined, guessing)]
         headline = f"{result['size_ratio']:.2f} × smaller, {result['speed_ratio']:.2f} × the speed"
+        if ruined:
+            headline += f", but {result['perplexity_ratio']:.3g} × the perplexity: ruined"
         return Outcome(result, views, model, lambda folder: saving.write(model, folder), headline)
 
     def _state(self, model: LanguageModel, weights: dict[str, int]) -> dict[str, Any]:
@@ -169,13 +176,18 @@ def _span(interval: list[float] | None) -> str:
     return f"{interval[0]:.4g} … {interval[1]:.4g}" if interval else "–"
 
 
-def _verdict(result: dict[str, Any], slower: bool) -> dict[str, Any]:
-    size, speed = result["size_ratio"], result["speed_ratio"]
-    quality = (result["perplexity_ratio"] - 1) * 100
+def _verdict(result: dict[str, Any], slower: bool, ruined: bool, guessing: int) -> dict[str, Any]:
+    """What it came to, in words; `guessing` is the perplexity of guessing among all tokens alike."""
+    size, speed, ratio = result["size_ratio"], result["speed_ratio"], result["perplexity_ratio"]
+    quality = f"{ratio:.3g} times the perplexity" if ruined else f"perplexity {(ratio - 1) * 100:+.2f} %"
     text = (
-        f"{size:.2f} times smaller, {speed:.2f} times the speed, perplexity {quality:+.2f} %, "
+        f"{size:.2f} times smaller, {speed:.2f} times the speed, {quality}, "
         f"{result['kl_to_original']:.4f} nats a token away from the original."
     )
+    if ruined:
+        worse = result["perplexity_after"] >= guessing
+        blind = f", and guessing blindly among its {guessing:,} tokens would be better" if worse else ""
+        return note(f"{text} The model is ruined: what it writes is of no use{blind}.", "warning")
     if slower:
         return note(f"{text} It is slower, so it doesn't count as a success (allow_slower: true would).", "warning")
     return note(text, "good")

@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydantic import Field
-
-from posttrain.core.catalog import block, blocks, term_of
+from posttrain.core.catalog import blocks, term_of
 from posttrain.core.errors import BadRequest, Failure, did_you_mean
 from posttrain.data import dataset
 from posttrain.data.record import Chat, Completion, Pair, Record, kind_of
-from posttrain.decode.generation import generate
+from posttrain.decode.sequence import Question
 from posttrain.measure import Comparison, Measurement, TextMetric
-from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.steps import Context, Outcome
+from posttrain.pipeline.steps._answering import Answering
 from posttrain.pipeline.views import View, note, samples, table
 
-Prompt = str | list[dict[str, Any]]
 
-
-class Score(Step):
-    """Let the current model answer and score the answers."""
+class Score(Answering):
+    """Let the current model answer and score the answers; of several answers to a question the best counts."""
 
     body: ClassVar[str | None] = "metrics"
     reads: ClassVar[tuple[str, ...]] = ("data",)
@@ -41,39 +38,18 @@ class Score(Step):
     columns: dict[str, str] = {}
     """Maps names that records use (prompt, completion) to the file's own."""
 
-    limit: int | None = Field(None, ge=1)
-    """Use only the first so many questions."""
-
-    chat: bool = True
-    """Ask through the model's chat template; otherwise the prompt is simply continued."""
-
-    search: block("search") = Field(default_factory=lambda: {"greedy": {}})  # type: ignore[valid-type]
-    """How tokens are chosen, as in {sampling: {temperature: 0.8}}; of several answers the best counts."""
-
-    process: blocks("process") = Field(default_factory=list)  # type: ignore[valid-type]
-    """Further changes of the next-token distribution, in written order."""
-
-    max_new_tokens: int = Field(64, ge=1)
-    """Most tokens of an answer."""
-
-    stop: list[str] = []
-    """Texts that end an answer."""
-
-    batch_size: int = Field(16, ge=1)
-    """Questions at once; never changes what is written."""
-
     baseline: str | None = None
     """Name of an earlier score step on the same questions, whose answers to compare with."""
 
     def inputs(self, context: Context) -> dict[str, Any]:
-        """Hash of the data, and the key of the baseline."""
+        """Hash of the data, what the search reads, and the key of the baseline."""
         for metric in self.metrics:
             if not isinstance(metric, TextMetric):
                 raise BadRequest(f"{term_of(metric)} measures a model, not texts.", "Use it in a measure step.")
         if not self.metrics:
             raise BadRequest("score needs at least one metric.", "For example score: {rouge: {}}.")
         read = self._read()
-        found: dict[str, Any] = {"data": {"source": read.source, "hash": read.hash}}
+        found = super().inputs(context) | {"data": {"source": read.source, "hash": read.hash}}
         if self.baseline is not None:
             self._answers_of(self.baseline, context)
             found["baseline"] = context.keys[self.baseline]
@@ -87,16 +63,7 @@ class Score(Step):
         asked = [question(record, self.chat) for record in self._read()]
         prompts, references = [prompt for prompt, _ in asked], [[right] for _, right in asked]
         baseline = self._baseline(context, prompts, references)
-        written = generate(
-            context.model,
-            prompts,
-            search=self.search,
-            processors=self.process,
-            max_new_tokens=self.max_new_tokens,
-            stop=self.stop,
-            seed=context.seed,
-            batch_size=self.batch_size,
-        )
+        written = self.answers(context.model, prompts, context.seed)
         answers = [generation.text for generation in written.generations if generation.sample == 0]
         if len(answers) != len(prompts):
             raise Failure("Not every question has an answer: the processors allowed none.", "Loosen them.")
@@ -126,7 +93,7 @@ class Score(Step):
         return earlier[name]
 
     def _baseline(
-        self, context: Context, prompts: Sequence[Prompt], references: Sequence[Sequence[str]]
+        self, context: Context, prompts: Sequence[Question], references: Sequence[Sequence[str]]
     ) -> list[str] | None:
         """The baseline's answers to the same questions."""
         if self.baseline is None:
@@ -140,7 +107,7 @@ class Score(Step):
         return [row["answer"] for row in rows]
 
 
-def question(record: Record, chat: bool) -> tuple[Prompt, str]:
+def question(record: Record, chat: bool) -> tuple[Question, str]:
     """What the model is asked, and what is right.
 
     Args:
@@ -191,7 +158,7 @@ def _is_scored(result: dict[str, Any]) -> bool:
     return isinstance(answers, list) and all(isinstance(row, dict) and "references" in row for row in answers)
 
 
-def _last(prompt: Prompt) -> str:
+def _last(prompt: Question) -> str:
     """The last message, for people."""
     return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
 

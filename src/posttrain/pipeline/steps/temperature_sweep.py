@@ -17,23 +17,18 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from posttrain.core.catalog import blocks
-from posttrain.core.events import task
-from posttrain.data import dataset
 from posttrain.decode.search.sampling import Sampling
-from posttrain.pipeline.steps import Context, Outcome, Step
-from posttrain.pipeline.steps._learning import stamp
-from posttrain.pipeline.steps._written import Figure, figures, judge_of, nats_per_token, questions, write
-from posttrain.pipeline.steps.generate import read_prompts
-from posttrain.pipeline.views import View, curve, note, samples, scatter, table
+from posttrain.pipeline.steps import Context, Outcome
+from posttrain.pipeline.steps._written import LABELS, Comparing, intervals_view, nats_per_token, trade_off_view
+from posttrain.pipeline.views import View, curve, note, samples, table
 
 Array = NDArray[np.float64]
 
 _RESAMPLES = 1000
-_LABELS = {"self_bleu": "Self-BLEU", "distinct_1": "distinct-1", "distinct_2": "distinct-2"}
 _RULE = "nearest to the best quality and the best variety of the sweep, both scaled to 0 … 1"
 
 
-class TemperatureSweep(Step):
+class TemperatureSweep(Comparing):
     """Sweep over temperatures."""
 
     temperatures: list[float] = [0.2, 0.5, 0.8, 1.0, 1.2, 1.5]
@@ -48,26 +43,8 @@ class TemperatureSweep(Step):
     process: blocks("process") = Field(default_factory=list)  # type: ignore[valid-type]
     """Changes of the next-token distribution before the temperature, in written order."""
 
-    prompts: list[str] | str = "builtin:prompts"
-    """Prompts, or a data set of prompts."""
-
-    limit: int | None = Field(16, ge=1)
-    """Use only the first so many prompts; null uses all."""
-
     samples: int = Field(4, ge=2)
     """Answers to each prompt at each temperature."""
-
-    chat: bool = True
-    """Ask through the model's chat template; otherwise the prompt is simply continued."""
-
-    max_new_tokens: int = Field(48, ge=1)
-    """Most tokens of an answer."""
-
-    batch_size: int = Field(16, ge=1)
-    """Answers at once; never changes what is written."""
-
-    judge: str | None = None
-    """Under which model quality is taken: an earlier step's name or a reference; by default the model itself."""
 
     @field_validator("temperatures")
     @classmethod
@@ -78,36 +55,16 @@ class TemperatureSweep(Step):
             raise ValueError("a sweep takes at least two different temperatures")
         return sorted(set(value))
 
-    def inputs(self, context: Context) -> dict[str, Any]:
-        """Hash of the prompts, where they come from a data set, and the judge."""
-        found: dict[str, Any] = {"judge": stamp(self.judge, context)} if self.judge else {}
-        if not isinstance(self.prompts, list):
-            read = dataset.read(self.prompts, lines=True)
-            found["prompts"] = {"source": read.source, "hash": read.hash}
-        return found
-
     def run(self, context: Context) -> Outcome:
         """Write at each temperature and count."""
-        prompts = read_prompts(self.prompts)[: self.limit]
-        asked, model, judge = questions(prompts, self.chat), context.model, judge_of(self.judge, context)
-        counted: list[dict[str, Figure]] = []
-        texts: list[list[str]] = []
-        with task("Temperatures", total=len(self.temperatures), unit="temperatures") as progress:
-            for temperature in progress.over(self.temperatures):
-                written = write(
-                    model,
-                    asked,
-                    self.samples,
-                    search=Sampling(temperature=temperature, top_k=self.top_k, top_p=self.top_p),
-                    processors=self.process,
-                    max_new_tokens=self.max_new_tokens,
-                    batch_size=self.batch_size,
-                    seed=context.seed,
-                )
-                counted.append(figures(written, asked, model, judge))
-                texts.append([answers[0] for answers in written.texts])
-        nats = np.stack([found["perplexity"].items for found in counted])  # [T, n, 2]
-        overlap = np.stack([found["self_bleu"].items[:, 0] for found in counted])  # [T, n]
+        ways = {
+            each: (Sampling(temperature=each, top_k=self.top_k, top_p=self.top_p), self.process)
+            for each in self.temperatures
+        }
+        counted = self.count(context, ways, self.samples, "Temperatures", "temperatures")
+        all_figures = [found.figures for found in counted.values()]
+        nats = np.stack([found["perplexity"].items for found in all_figures])  # [T, n, 2]
+        overlap = np.stack([found["self_bleu"].items[:, 0] for found in all_figures])  # [T, n]
         best, shares = recommendation(nats, overlap)
         rows = [
             {
@@ -116,8 +73,9 @@ class TemperatureSweep(Step):
                 "recommended_share": share,
                 "intervals": {key: figure.interval() for key, figure in found.items()},
             }
-            for temperature, found, share in zip(self.temperatures, counted, shares)
+            for temperature, found, share in zip(self.temperatures, all_figures, shares)
         ]
+        prompts = self.asked()
         result: dict[str, Any] = {
             "temperatures": rows,
             "recommended": self.temperatures[best],
@@ -127,7 +85,7 @@ class TemperatureSweep(Step):
             "samples": self.samples,
             "judge": self.judge or context.model_name,
             "answers": [
-                {"prompt": prompt, "texts": {f"{t:g}": each[place] for t, each in zip(self.temperatures, texts)}}
+                {"prompt": prompt, "texts": {f"{t:g}": found.firsts[place] for t, found in counted.items()}}
                 for place, prompt in enumerate(prompts)
             ],
         }
@@ -176,14 +134,9 @@ def recommendation(nats: Array, overlap: Array) -> tuple[int, list[float]]:
 def _views(result: dict[str, Any]) -> list[View]:
     rows = result["temperatures"]
     keys = [key for key in rows[0] if key != "intervals"]
-    between = list(rows[0]["intervals"])
     views = [
-        table("By temperature", [_LABELS.get(key, key) for key in keys], [[row[key] for key in keys] for row in rows]),
-        table(
-            "95 % intervals",
-            ["temperature", *(_LABELS.get(key, key) for key in between)],
-            [[row["temperature"], *(row["intervals"][key] for key in between)] for row in rows],
-        ),
+        table("By temperature", [LABELS.get(key, key) for key in keys], [[row[key] for key in keys] for row in rows]),
+        intervals_view("temperature", rows),
         curve(
             "Quality", "temperature", "perplexity (lower is more fluent)", {"perplexity": _points(rows, "perplexity")}
         ),
@@ -193,15 +146,10 @@ def _views(result: dict[str, Any]) -> list[View]:
             "0 … 1, higher is more varied",
             {
                 "1 - Self-BLEU / 100": [(x, 1 - y / 100) for x, y in _points(rows, "self_bleu")],
-                **{_LABELS[key]: _points(rows, key) for key in ("distinct_1", "distinct_2")},
+                **{LABELS[key]: _points(rows, key) for key in ("distinct_1", "distinct_2")},
             },
         ),
-        scatter(
-            "Quality against variety",
-            "Self-BLEU (lower is more varied)",
-            "perplexity (lower is more fluent)",
-            {f"{row['temperature']:g}": (row["self_bleu"], row["perplexity"]) for row in rows},
-        ),
+        trade_off_view({f"{row['temperature']:g}": row for row in rows}),
         note(
             f"Recommended: {result['recommended']:g}, {result['rule']}; {result['recommended_share']:.0%} of the "
             f"bootstrap draws of the prompts agree.",

@@ -65,7 +65,7 @@ class Quantizer(Settings):
             kind = type(layer).__name__
             if isinstance(layer, nn.Embedding):
                 raise BadRequest(f"{name} is an embedding; only linear layers are quantized.", "Change `targets`.")
-            if not layer.weight.dtype.is_floating_point:
+            if not layer.weight.dtype.is_floating_point or not isinstance(layer.weight, nn.Parameter):
                 raise BadRequest(f"{name} is quantized already ({kind}).", "Quantize the original model.")
             if not (isinstance(layer, nn.Linear) or kind == "Conv1D"):
                 raise BadRequest(
