@@ -25,7 +25,10 @@ Record: TypeAlias = Mapping[str, Any]
 Array = NDArray[np.float64]
 
 # What of a record says what was asked; the rest is answer and score.
-_ASKED = ("member", "prompt", "context", "contexts", "continuation", "choices", "answer", "right", "answers")
+_ASKED = (
+    *("member", "id", "prompt", "first", "second", "context", "contexts", "continuation", "choices"),
+    *("answer", "right", "answers"),
+)
 
 
 @dataclass(frozen=True)
