@@ -250,7 +250,7 @@ def _checked(sandbox: Sandbox) -> tuple[str, ...]:
 def _refusal(why: str) -> BadRequest:
     return BadRequest(
         f"Programs that a model wrote aren't run here: {why}.",
-        "Use Linux on x86-64 or aarch64 (5.13 or newer, or with user namespaces); or, on a machine that may come to harm, "
+        "Use Linux on x86-64 or aarch64 (5.13 or newer, or with user namespaces); or, where harm may be done, "
         "a task file of your own with `sandbox: {allow_unsafe: true}` in its type.",
     )
 

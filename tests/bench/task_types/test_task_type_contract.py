@@ -19,6 +19,13 @@ SETTINGS = {
     "partial_context": {"contexts": ["{{ bad }}", "{{ good }}"], "continuation": "{{ question }}", "answer": "answer"},
     "continuation": {"prompt": "{{ question }}", "continuation": "{{ good }}"},
     "generative": {"prompt": "{{ question }}", "answer": "{{ good }}", "max_new_tokens": 5},
+    "code": {
+        "prompt": "{{ question }}",
+        "program": "{{ completion }}",
+        "answer": "{{ good }}",
+        "id": "question",
+        "max_new_tokens": 5,
+    },
     "similarity": {"first": "{{ question }}", "second": "{{ good }}", "answer": "answer"},
 }
 

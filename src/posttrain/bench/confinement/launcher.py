@@ -77,6 +77,7 @@ def main() -> None:
     child = os.fork()
     if child == 0:
         os.close(inside)
+        os.close(int(options["report"]))  # or the program could write there, before the launcher does
         _become_program(options, secret, source, outside, user, readable, namespaced)
     os.close(outside)
     found, late = _watch(inside, start + float(options["wall_seconds"]))
