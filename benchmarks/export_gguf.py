@@ -2,8 +2,8 @@
 
     python benchmarks/export_gguf.py
 
-The model is exported as f16 and as Q8_0 and read by llama.cpp (the package xllamacpp, built beforehand) with a float16
-cache, as it comes. Both are asked the first of the built-in prompts through the chat template and answer greedily.
+The model is exported as f16 and as Q8_0 and read by llama.cpp (the package xllamacpp, built beforehand) with a float32
+cache. Both are asked the first of the built-in prompts through the chat template and answer greedily.
 Prints one JSON line: in how many answers all tokens are the same, and how many tokens agree up to where answers part,
 of all. What f16 rounds is the weights; posttrain has them in float32.
 """

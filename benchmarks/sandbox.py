@@ -54,6 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = {task: solutions(task, arguments.data) for task in arguments.tasks}
     layers = next(each["layers"] for each in found.values())
+    found = {task: {key: value for key, value in each.items() if key != "layers"} for task, each in found.items()}
     print(json.dumps({**found, "layers": layers, "python": platform.python_version(), "machine": machine()}))
 
 

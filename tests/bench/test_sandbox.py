@@ -82,8 +82,8 @@ def test_what_misbehaves_has_failed(program: str, reasons: set[str]) -> None:
 def test_files_outside_are_neither_read_nor_harmed(tmp_path: Path) -> None:
     victim = tmp_path / "victim.txt"
     victim.write_text("precious")
-    os.chmod(tmp_path, 0o777)
-    os.chmod(victim, 0o666)
+    tmp_path.chmod(0o777)
+    victim.chmod(0o666)
     for attempt in (
         f"import os; os.remove({str(victim)!r})",
         f"import shutil; shutil.rmtree({str(tmp_path)!r})",
@@ -96,7 +96,7 @@ def test_files_outside_are_neither_read_nor_harmed(tmp_path: Path) -> None:
         assert not outcome.passed, attempt
         assert "precious" not in outcome.output and "root:" not in outcome.output
     assert victim.read_text() == "precious"
-    assert os.listdir(tmp_path) == ["victim.txt"]
+    assert [each.name for each in tmp_path.iterdir()] == ["victim.txt"]
 
 
 @confined

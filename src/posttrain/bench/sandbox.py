@@ -6,7 +6,8 @@ enforces each: namespaces, a seccomp filter, Landlock, a user without rights, re
 or files couldn't be kept from a program, nothing is run. Chen et al. (2021, section 2.3) use gVisor for the same end.
 
 Left out: packages beside Python's standard library, and anything against a fault in the kernel itself; whoever expects
-an attack on that one takes a virtual machine.
+an attack on that one takes a virtual machine. A program that searches the interpreter's own frames can claim to have
+passed; harm it can't do.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from posttrain.core.settings import Settings
 
 Reason = Literal["timeout", "memory", "output", "forbidden", "exception", "exit", "signal"]
 
+# No packages, no modules of the user's or the folder's, no bytecode written; text is UTF-8 whatever the locale.
+_FLAGS = ("-s", "-S", "-P", "-B", "-X", "utf8", "-c")
 _PACKAGE = str(Path(__file__).parents[1])
 # The launcher keeps the time itself; this is for the case that it can't.
 _GRACE_SECONDS = 20
@@ -110,13 +113,7 @@ class Sandbox(Settings):
             raise _refusal(f"{sys.platform} has no means to confine them")
         secret = secrets.token_hex(16).encode()
         report, others_end = os.pipe()
-        command = [
-            sys.executable,
-            *["-s", "-S", "-P", "-B", "-X", "utf8", "-c"],
-            BOOTSTRAP,
-            _PACKAGE,
-            *self._options(others_end),
-        ]
+        command = [sys.executable, *_FLAGS, BOOTSTRAP, _PACKAGE, *self._options(others_end)]
         try:
             process = subprocess.Popen(
                 command,

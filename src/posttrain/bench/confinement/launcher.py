@@ -33,15 +33,8 @@ main()
 """
 
 # The layers, as they are named in signatures.
-OWN_PROCESSES, OWN_NETWORK, OWN_ROOT, OWN_USER, LANDLOCK, SECCOMP = (
-    "pidns",
-    "netns",
-    "root",
-    "uid",
-    "landlock",
-    "seccomp",
-)
-LIMITS = "rlimits"
+OWN_PROCESSES, OWN_NETWORK, OWN_ROOT, OWN_USER = "pidns", "netns", "root", "uid"
+LIMITS, LANDLOCK, SECCOMP = "rlimits", "landlock", "seccomp"
 # What must be had, and the layers any of which gives it.
 _NEEDS = {
     "the network": {OWN_NETWORK, SECCOMP},
@@ -60,8 +53,9 @@ _LONGEST_TEXT = 600
 
 
 def open_gates(layers: set[str]) -> list[str]:
-    """What the layers in force don't keep a program from."""
-    return [gate for gate, enough in _NEEDS.items() if not enough & layers]
+    """What the layers in force don't keep a program from; a layer may have its version behind its name."""
+    names = {layer.rstrip("0123456789") for layer in layers}
+    return [gate for gate, enough in _NEEDS.items() if not enough & names]
 
 
 def main() -> None:
@@ -179,7 +173,7 @@ def _become_program(
 ) -> None:
     """In the child: confine it and run the program; never returns."""
     try:
-        _connect()
+        report = _connected(report, secret)
         os.environ.clear()
         sys.argv = ["program"]
         del sys.orig_argv[1:]
@@ -197,12 +191,13 @@ def _become_program(
     _run(source, report, secret)
 
 
-def _connect() -> None:
-    """Give the child an empty standard input."""
-    empty, other = os.pipe()
-    os.close(other)
+def _connected(report: int, secret: bytes) -> int:
+    """Leave the child an empty standard input, its output, and the way to report, under a number without meaning."""
+    empty, _ = os.pipe()
     os.dup2(empty, 0)
-    os.close(empty)
+    moved = os.dup2(report, 100 + int(secret[:4], 16) % 800, inheritable=False)
+    os.closerange(3, moved)  # the launcher's own report among them
+    return moved
 
 
 def _confine(options: dict[str, str], user: int | None, readable: list[str], namespaced: bool) -> list[str]:
@@ -257,7 +252,11 @@ def _limited(options: dict[str, str], own_count: bool) -> list[str]:
     for limit, value in limits.items():
         _, hard = resource.getrlimit(limit)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
+        try:
+            resource.setrlimit(limit, (value, value))
+        except (ValueError, OSError):
+            if sys.platform == "linux":  # elsewhere some can't be set, and nothing runs unless unsafe is good enough
+                raise
     return [LIMITS]
 
 
@@ -279,15 +278,17 @@ def _run(source: bytes, report: int, secret: bytes) -> None:
     sys.modules["program"] = module
     # Taken before the program can put something else in their place; afterwards nothing is looked up any more.
     write, leave, flush, passed = os.write, os._exit, sys.stdout.flush, secret + b" passed"
+    spare = bytearray(1 << 20)  # given back when memory has run out, so that this can be said
     try:
         _Source(source).exec_module(module)
-        flush()
     except BaseException as error:
-        write(report, secret + b" " + _told(error))
+        del spare
+        passed = secret + b" " + _told(error)
+    try:
         flush()
-        leave(1)
-    write(report, passed)
-    leave(0)
+    finally:  # also for a program that closed its output
+        write(report, passed)
+        leave(0)
 
 
 def _told(error: BaseException) -> bytes:

@@ -1,9 +1,9 @@
 """Programs: the model writes code, the sandbox runs it with the item's tests, and what passes counts.
 
 The score is pass@k, the chance that one of k programs passes (`posttrain.bench.pass_at_k`). With one sample the
-likeliest token is taken at each step; with several they are drawn. As in the original harness, a program is everything together, in one
-module: what the prompt begins, the completion, the tests (Chen et al., 2021, section 2). Left out: programs in other
-languages than Python, and packages beside Python's own library.
+likeliest token is taken at each step; with several they are drawn. As in the original harness, a program is everything
+together, in one module: what the prompt begins, the completion, the tests (Chen et al., 2021, section 2). Left out:
+programs in other languages than Python, and packages beside Python's own library.
 """
 
 from __future__ import annotations
