@@ -13,9 +13,7 @@ import pytest
 
 from posttrain.bench.confinement import landlock, launcher, namespaces, syscall_filter, system
 from posttrain.bench.sandbox import Outcome, Sandbox
-from posttrain.bench.writing import write
 from posttrain.core.errors import BadRequest, Failure
-from posttrain.models.language_model import LanguageModel
 
 
 def _available() -> bool:
@@ -162,9 +160,3 @@ def test_the_layers_parts() -> None:
         rules = syscall_filter.assemble(platform.machine(), os.getpid(), False)
         assert 10 < len(rules) < 4096  # the kernel takes at most 4096 instructions
         assert syscall_filter.assemble(platform.machine(), os.getpid(), True) != rules
-
-
-def test_writing_is_what_generation_writes(tiny_llama: LanguageModel) -> None:
-    import inspect
-
-    assert "stop" in inspect.signature(write).parameters

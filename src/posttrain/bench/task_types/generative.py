@@ -14,12 +14,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from posttrain.bench.item import Item, Template
-from posttrain.bench.likelihood import encode_texts
 from posttrain.bench.task_types import Effort, Question, Reply, TaskType
+from posttrain.bench.writing import write
 from posttrain.core.catalog import block
-from posttrain.core.errors import BadRequest
 from posttrain.core.settings import Settings
-from posttrain.decode.generation import generate
 from posttrain.models.language_model import LanguageModel
 
 
@@ -94,22 +92,19 @@ class Generative(TaskType):
         """Let the model write, extract and compare."""
         prompts = [q.preamble + q.item.text(self.prompt, "prompt") for q in questions]
         answers = [q.item.text(self.answer, "answer") for q in questions]
-        encoded = encode_texts(model, prompts)
-        room = self._room(model)
-        cut = [0 if room is None else max(0, len(ids) - room) for ids in encoded]
-        written = generate(
+        written, cut = write(
             model,
-            [ids[left:] for ids, left in zip(encoded, cut)],
+            prompts,
             search=self.search,
             max_new_tokens=self.max_new_tokens,
             stop=self.stop,
             batch_size=effort.batch_size,
         )
         replies = []
-        for question, prompt, answer, found, left in zip(questions, prompts, answers, written.generations, cut):
-            extracted = {name: self.extracted(found.text, name, question.item) for name in self.measured}
-            scores = {name: float(self.equal(text, answer)) for name, text in extracted.items()}
-            record: dict[str, Any] = {"prompt": prompt, "text": found.text, "extracted": extracted, "answer": answer}
+        for question, prompt, answer, (text, *_), left in zip(questions, prompts, answers, written, cut):
+            extracted = {name: self.extracted(text, name, question.item) for name in self.measured}
+            scores = {name: float(self.equal(found, answer)) for name, found in extracted.items()}
+            record: dict[str, Any] = {"prompt": prompt, "text": text, "extracted": extracted, "answer": answer}
             replies.append(Reply(scores, record, None, left, extracted[self.measured[0]], [answer]))
         return replies
 
@@ -136,16 +131,6 @@ class Generative(TaskType):
         for pattern in self.ignore:
             text = re.sub(pattern, "", text)
         return text.lower() if self.ignore_case else text
-
-    def _room(self, model: LanguageModel) -> int | None:
-        """How many tokens of a prompt the model can read if it is to write as many as it may."""
-        limit = model.context_length
-        if limit is not None and limit <= self.max_new_tokens:
-            raise BadRequest(
-                f"The task lets the model write {self.max_new_tokens} tokens, and the model's context is {limit} long.",
-                "Use a model with a longer context.",
-            )
-        return None if limit is None else limit - self.max_new_tokens
 
 
 def _pattern(source: str, item: Item, key: str) -> re.Pattern[str]:
