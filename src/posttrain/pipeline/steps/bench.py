@@ -11,31 +11,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from posttrain.bench import records
 from posttrain.bench.paired import Comparison, compare
 from posttrain.bench.runner import Plan, Result, evaluate, prepare, write_items
 from posttrain.core import files
-from posttrain.core.errors import BadRequest, did_you_mean
-from posttrain.core.settings import place_of
 from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.quantities import show
-from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.steps import Context, Outcome
+from posttrain.pipeline.steps._named_tasks import NamedTasks
 from posttrain.pipeline.views import View, note, table
 
 ITEMS_FILE = "items.jsonl"
 
 
-class Bench(Step):
+class Bench(NamedTasks):
     """Ask the current model the items of benchmark tasks."""
 
-    body: ClassVar[str | None] = "tasks"
     reads: ClassVar[tuple[str, ...]] = ("baseline",)
-
-    tasks: list[str] = Field(min_length=1)
-    """Names of tasks, as `posttrain list task` shows them, of their members or categories (mmlu_anatomy, mmlu_stem), or
-    task files of your own, which end in .yaml."""
 
     data: str | None = None
     """The folder below which the tasks' files lie; without it they are read from the hub."""
@@ -55,15 +49,6 @@ class Bench(Step):
     baseline: str | None = None
     """What to compare with on the same items: an earlier bench step, a file of records that such a step or `posttrain
     bench --out` wrote (.jsonl), or another model, which is asked too (`base`: the recipe's own)."""
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _names(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, dict):  # keys that are none of the step's, see Step.parse
-            key = str(next(iter(value), ""))
-            place = f"{place_of(info)}.{key}".strip(".")
-            raise BadRequest(f"Unknown key '{place}'.", did_you_mean(key, cls.model_fields))
-        return [value] if isinstance(value, str) else value
 
     def plans(self) -> list[Plan]:
         """The tasks with their data read."""

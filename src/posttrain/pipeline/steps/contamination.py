@@ -9,32 +9,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from posttrain.bench import records
 from posttrain.bench.contamination import SHORTEST, Check, Report, Rule, check
 from posttrain.bench.runner import Plan, prepare
 from posttrain.core import files
-from posttrain.core.errors import BadRequest, did_you_mean
+from posttrain.core.errors import BadRequest
 from posttrain.core.files import write_json
-from posttrain.core.settings import place_of
 from posttrain.data.streaming import data_files
 from posttrain.pipeline.quantities import show
-from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.steps import Context, Outcome
+from posttrain.pipeline.steps._named_tasks import NamedTasks
 from posttrain.pipeline.views import View, note, samples, table
 
 _SHOWN = 10
 FOUND_FILE = "contaminated.json"
 
 
-class Contamination(Step):
+class Contamination(NamedTasks):
     """Look for the items of tasks in training data."""
 
-    body: ClassVar[str | None] = "tasks"
     reads: ClassVar[tuple[str, ...]] = ("train", "items")
-
-    tasks: list[str] = Field(min_length=1)
-    """Names of tasks, as `posttrain list task` shows them, of their members or categories, or task files."""
 
     train: str | list[str] = Field(min_length=1)
     """The training data: files and folders, .jsonl and .txt of any size, other formats one file at a time in memory."""
@@ -51,15 +47,6 @@ class Contamination(Step):
     items: str | None = None
     """Records of a model's answers, to compare its scores on contaminated and clean items: an earlier bench step, or
     the file that `posttrain bench --out` wrote."""
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _names(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, dict):  # keys that are none of the step's, see Step.parse
-            key = str(next(iter(value), ""))
-            place = f"{place_of(info)}.{key}".strip(".")
-            raise BadRequest(f"Unknown key '{place}'.", did_you_mean(key, cls.model_fields))
-        return [value] if isinstance(value, str) else value
 
     def plans(self) -> list[Plan]:
         """The tasks with their data read."""

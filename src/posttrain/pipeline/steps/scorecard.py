@@ -12,21 +12,21 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from posttrain.bench.runner import Plan, evaluate, prepare
 from posttrain.bench.scorecard import FEWEST_ITEMS, Entry, surely_best
 from posttrain.core.catalog import blocks, term_of, terms
-from posttrain.core.errors import BadRequest, did_you_mean
+from posttrain.core.errors import BadRequest
 from posttrain.core.events import task
-from posttrain.core.settings import place_of
 from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.dimensions import Asked, Assessment, Candidate, Dimension, Exam
 from posttrain.pipeline.quantities import NOTHING, label, show
-from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.steps import Context, Outcome
 from posttrain.pipeline.steps._learning import stamp
+from posttrain.pipeline.steps._named_tasks import NamedTasks
 from posttrain.pipeline.views import View, dots, note, table
 
 # Marks the best model's figure.
@@ -37,10 +37,8 @@ Board = dict[str, dict[str, Assessment]]
 """By model and dimension what was measured."""
 
 
-class Scorecard(Step):
+class Scorecard(NamedTasks):
     """Put models side by side in many dimensions."""
-
-    body: ClassVar[str | None] = "tasks"
 
     tasks: list[str] = Field(["handbook_quiz"], min_length=1)
     """Benchmark tasks, as `posttrain list task` shows them, or task files of your own, which end in .yaml."""
@@ -68,15 +66,6 @@ class Scorecard(Step):
 
     batch_size: int = Field(16, ge=1)
     """Texts written at once; changes speed and memory, never what is written."""
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _names(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, dict):  # keys that are none of the step's, see Step.parse
-            key = str(next(iter(value), ""))
-            place = f"{place_of(info)}.{key}".strip(".")
-            raise BadRequest(f"Unknown key '{place}'.", did_you_mean(key, cls.model_fields))
-        return [value] if isinstance(value, str) else value
 
     @field_validator("dimensions")
     @classmethod
