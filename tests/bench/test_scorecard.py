@@ -98,14 +98,12 @@ def test_one_must_be_ahead_of_all_that_are_known() -> None:
 
 
 def test_counts_and_runs() -> None:
-    assert surely_best([counted(100, "bytes"), counted(99, "bytes")]) == 1
+    assert surely_best([counted(100, "bytes"), counted(98, "bytes")]) == 1
+    assert surely_best([counted(100, "bytes"), counted(99.5, "bytes")]) is None  # by less than 1 %
     assert surely_best([counted(100, "bytes"), counted(100, "bytes")]) is None
-    slow, fast, between = (repeated(runs, "tokens a second", "higher") for runs in ([10, 11, 9], [18, 17], [16, 25]))
+    slow, fast = (repeated(runs, "tokens a second", "higher") for runs in ([10, 11, 9], [40, 41]))
     assert (slow.value, slow.interval) == (11, (9, 11))
-    assert surely_best([slow, fast]) == 1  # 17 is more than 1.5 times 11, and 16 isn't
-    assert surely_best([slow, between]) is None and surely_best([fast, between]) is None
-    assert surely_best([repeated([3.0, 2.0], "seconds", "lower"), repeated([5.0, 4.6], "seconds", "lower")]) == 0
-    assert surely_best([repeated([3.0, 2.0], "seconds", "lower"), repeated([5.0, 4.4], "seconds", "lower")]) is None
+    assert surely_best([slow, fast]) is None  # a neighbour on the machine does as much
     assert repeated([3.0, 2.0], "seconds", "lower").value == 2.0
     assert repeated([3.0], "seconds", "lower").interval is None
     # A single measurement has nothing to compare by.

@@ -19,8 +19,8 @@ from posttrain.ops.bootstrap import paired_test, sums_interval
 
 # Percentile intervals from fewer items than this are too narrow.
 FEWEST_ITEMS = 20
-# What else a machine does drifts between one model's runs and the next one's, and the runs of one don't show it.
-_SURELY_FASTER = 1.5
+# Below this share sizes differ by their cards and the like.
+_SAME_SIZE = 0.01
 
 Array = NDArray[np.float64]
 Better = Literal["higher", "lower"]
@@ -140,24 +140,22 @@ def missing(reason: str, unit: str = "share", better: Better | None = "higher", 
 def surely_better(one: Entry, other: Entry) -> bool:
     """Whether one model is ahead of another in a figure beyond what the choice of items could explain.
 
-    From the same items: the 95 % interval of the paired difference leaves out 0. From repeated runs: the worst run of
-    the one is better than the best of the other by half at least. Of counts: any difference.
+    From the same items: the 95 % interval of the paired difference leaves out 0. Of counts: they differ by more than
+    1 %. Of repeated runs never: models run one after the other, what else the machine does changes meanwhile by any
+    factor, and the runs of one model don't show it.
     """
     if one.value is None or other.value is None or (one.better is None and one.goal is None):
         return False
     if one.exact and other.exact:
-        return bool(one.merit(np.array([one.value]))[0] > other.merit(np.array([other.value]))[0])
+        ahead = bool(one.merit(np.array([one.value]))[0] > other.merit(np.array([other.value]))[0])
+        return ahead and abs(one.value - other.value) > _SAME_SIZE * max(abs(one.value), abs(other.value))
     if one.sample is not None and other.sample is not None:
         a, b = one.sample, other.sample
         if a.items.shape != b.items.shape or len(a.items) < FEWEST_ITEMS:
             return False
         test = paired_test(a.items, b.items, lambda sums: one.merit(a.statistic(sums)))
         return test.difference.low > 0
-    if one.interval is None or other.interval is None:
-        return False
-    if one.better == "lower":
-        return one.interval[1] * _SURELY_FASTER < other.interval[0]
-    return one.interval[0] > other.interval[1] * _SURELY_FASTER
+    return False
 
 
 def surely_best(entries: Sequence[Entry]) -> int | None:

@@ -236,7 +236,8 @@ def _views(board: Board, signatures: Mapping[str, list[str]], dimensions: list[D
             "shows an effect the interval is a point, and a share of up to 3 / items still possible. By chance: what "
             "guessing, a calibrated model or groups drawn at random would show. "
             f"{_BEST}: better than each other model by more than the choice of items explains (the interval of the "
-            "paired difference leaves out 0; not corrected for the number of figures), of speeds by half at least.",
+            "paired difference leaves out 0; not corrected for the number of figures), or smaller by more than 1 %. "
+            "Speeds get none, since models run one after the other and what else the machine does changes meanwhile.",
             "source",
         )
     )
