@@ -111,6 +111,11 @@ def test_outputs_and_memory(quantizer: Quantizer, model: LanguageModel) -> None:
         assert stored <= count * (getattr(quantizer, "bits", 8) + 0.6) / 8, name
 
 
+def test_as_many_parameters_as_before(quantizer: Quantizer, model: LanguageModel) -> None:
+    before = model.parameter_count()
+    assert _quantize(quantizer, model).parameter_count() == before
+
+
 def test_saved_and_loaded_is_equal(quantizer: Quantizer, model: LanguageModel, tmp_path: Path) -> None:
     _quantize(quantizer, model)
     save(model, tmp_path / "small")

@@ -75,8 +75,14 @@ class LanguageModel:
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
     def parameter_count(self) -> int:
-        """Number of parameters, tied ones counted once."""
-        return sum(p.numel() for p in {p.data_ptr(): p for p in self.network.parameters()}.values())
+        """Number of parameters, tied ones counted once. A quantized matrix has as many as the one it stands for."""
+        plain = sum(p.numel() for p in {p.data_ptr(): p for p in self.network.parameters()}.values())
+        packed = 0
+        for module in self.network.modules():
+            own = dict(module.named_buffers(recurse=False))
+            if "weight" in own and hasattr(module, "in_features"):
+                packed += module.in_features * module.out_features + (own["bias"].numel() if "bias" in own else 0)
+        return plain + packed
 
     def fingerprint(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes of all tensors of the network, 64 hex digits.

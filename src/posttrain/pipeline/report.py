@@ -127,7 +127,7 @@ def _energy(spent: Mapping[str, Any] | None, brief: bool = False) -> str:
         return ""
     watt_hours, grams = (float(f"{value:.2g}") for value in (1000 * spent["kwh"], spent["co2_g"]))
     if brief:
-        return f"{show(watt_hours)} Wh"
+        return "< 0.001 Wh" if watt_hours < 0.001 else f"{show(watt_hours)} Wh"
     assumed = spent.get("assumptions") or {}
     where = f" at {show(assumed['g_co2_per_kwh'])} g a kWh ({assumed['region']})" if "g_co2_per_kwh" in assumed else ""
     return f"{show(watt_hours)} Wh, {show(grams)} g CO₂{where}, {spent['how']}"

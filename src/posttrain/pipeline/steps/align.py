@@ -304,7 +304,8 @@ class _Work:
                 [prompt.source if isinstance(prompt.source, str) else str(prompt.source[-1]["content"]), *texts]
                 for prompt, *texts in zip(self.prompts, self.texts["before"], self.texts["after"])
             ]
-            views.append(samples("Answers before and after, sampled at temperature 1", ["prompt", "before", "after"], rows))
+            title = "Answers before and after, sampled at temperature 1"
+            views.append(samples(title, ["prompt", "before", "after"], rows))
         return [_told(numbers), *views, *self.told]
 
 
