@@ -1,6 +1,6 @@
 """Benchmarks beside lm-evaluation-harness: same weights, items, prompts and examples, in one run.
 
-    python benchmarks/evaluate.py --data DIR
+    python benchmarks/evaluate.py --data DIR [--chat]
 
 DIR holds HellaSwag and MMLU as `posttrain bench --data` takes them. Three sets: HellaSwag without examples, MMLU
 without, and MMLU with five. The harness reads the same items from JSON files through tasks whose templates are those of
@@ -73,7 +73,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in arguments.sets:
         tasks = tasks_of(name, arguments.subjects)
         start = time.perf_counter()
-        plans = prepare(tasks, arguments.data, arguments.items // len(tasks), SETS[name])
+        plans = prepare(tasks, arguments.data, arguments.items // len(tasks), SETS[name], arguments.chat)
         results = evaluate(model, plans)
         found[name] = {
             "seconds": time.perf_counter() - start,
@@ -99,7 +99,13 @@ def theirs(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in arguments.sets:
         tasks = [f"local_{task}" for task in tasks_of(name, arguments.subjects)]
         start = time.perf_counter()
-        results = simple_evaluate(model=model, tasks=tasks, task_manager=manager, num_fewshot=SETS[name])
+        results = simple_evaluate(
+            model=model,
+            tasks=tasks,
+            task_manager=manager,
+            num_fewshot=SETS[name],
+            apply_chat_template=arguments.chat,
+        )
         seconds = time.perf_counter() - start
         samples = [s for task in tasks for s in sorted(results["samples"][task], key=lambda s: s["doc_id"])]
         metrics = ["acc_norm", "acc"] if name == "hellaswag" else ["acc"]
@@ -160,6 +166,7 @@ def main() -> None:
     parser.add_argument(
         "--subjects", nargs="+", default=["anatomy", "marketing", "philosophy", "sociology"], help="of MMLU"
     )
+    parser.add_argument("--chat", action="store_true", help="ask through the model's chat template")
     parser.add_argument("--without-peer", action="store_true", help="only posttrain")
     parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -180,7 +187,7 @@ def main() -> None:
         write_tasks(Path(scratch) / "tasks", arguments)
         shared = ["--data", arguments.data, "--items", str(arguments.items), "--folder", str(folder)]
         shared += ["--sets", *arguments.sets, "--subjects", *arguments.subjects]
-        shared += ["--scratch", str(Path(scratch) / "tasks")]
+        shared += ["--scratch", str(Path(scratch) / "tasks"), *(["--chat"] if arguments.chat else [])]
         first = child(sys.executable, Path(__file__), "--side", "ours", *shared)
         if arguments.without_peer:
             found = {name: {k: v for k, v in each.items() if k != "logprobs"} for name, each in first["sets"].items()}

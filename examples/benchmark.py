@@ -3,7 +3,6 @@
 import argparse
 
 import posttrain
-from posttrain.ops.bootstrap import paired_test
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="smollm2")
@@ -18,15 +17,16 @@ for name in ("before", "after"):
     if name == "after":
         settings = {"encoding": {"chat": True}, "learning_rate": 2e-3, "steps": options.steps}
         model, _ = posttrain.train(model, "builtin:handbook", **settings)
-    (found,) = posttrain.bench(model, options.task, data=options.data, limit=options.limit).values()
+    results.append(posttrain.bench(model, options.task, data=options.data, limit=options.limit))
+    (found,) = results[-1].values()
     spread = "" if found.interval is None else f", 95 % interval {found.interval[0]:.3f} to {found.interval[1]:.3f}"
     chance = "" if found.chance is None else f", by chance {found.chance:.3f}"
     print(f"{name}: {found.metric} {found.score:.3f}{spread}{chance}, {found.n} items")
-    results.append(found)
 
-before, after = ([item["scores"][found.metric] for item in each.items] for each in results)
-test = paired_test(after, before)
-difference = f"{test.difference.value:+.3f}, 95 % interval {test.difference.low:+.3f} to {test.difference.high:+.3f}"
-print(f"difference {difference}, p = {test.p_value:.3f} (paired bootstrap, one-sided)")
-changed = [(a, b) for a, b in zip(before, after) if a != b]
-print(f"{sum(b > a for a, b in changed)} items gained, {sum(a > b for a, b in changed)} lost")
+before, after = results
+(compared,) = posttrain.compare_scores(after, before).values()
+score = compared.score
+spread = "" if score.interval is None else f", 95 % interval {score.interval[0]:+.3f} to {score.interval[1]:+.3f}"
+print(f"difference {score.difference:+.3f}{spread}, p = {score.p_value:.3f} ({score.test}, two-sided)")
+if score.discordant is not None:
+    print("{} items gained, {} lost".format(*score.discordant))

@@ -30,7 +30,7 @@ CALLS = {
     "against_forgetting": ("--steps 1", r"replay +loss \d"),
     "benchmark": (
         "--steps 1 --limit 20",
-        r"before: acc_norm [\d.]+, .* by chance 0\.250, 20 items\n(.*\n)*difference [+-]",
+        r"before: acc_norm [\d.]+, .* by chance 0\.250, 20 items\n(.*\n)*difference [+-].* \(mcnemar, two-sided\)\n\d",
     ),
     "decoding_methods": ("--tokens 4", r"== best of 4: \d+\.\d\d nats a token"),
     "distill_classifier": ("--steps 1 --student layers:1", r"student +[\d,]+ parameters, loss \d"),

@@ -31,6 +31,14 @@ _API = {
     "temperature_sweep": "posttrain.pipeline.api",
     "next_token_distribution": "posttrain.pipeline.api",
     "scorecard": "posttrain.pipeline.scorecard_api",
+    "compare_scores": "posttrain.pipeline.evaluation_api",
+    "checklist": "posttrain.pipeline.evaluation_api",
+    "contamination": "posttrain.pipeline.evaluation_api",
+    "pass_at_k": "posttrain.pipeline.evaluation_api",
+    "tune_decoding": "posttrain.pipeline.evaluation_api",
+    "arena": "posttrain.pipeline.arena_api",
+    "judge": "posttrain.pipeline.arena_api",
+    "guard_data": "posttrain.pipeline.guard_api",
     "filter_texts": "posttrain.pipeline.data_api",
     "domain": "posttrain.pipeline.data_api",
     "difficulty": "posttrain.pipeline.data_api",
@@ -38,7 +46,7 @@ _API = {
 }
 
 # packages that are verbs too: see posttrain.core.verb
-_VERBS = ("train", "align", "distill", "quantize", "bench")
+_VERBS = ("train", "align", "distill", "quantize", "bench", "guard")
 
 if TYPE_CHECKING:
     from posttrain.pipeline.api import (
@@ -59,16 +67,23 @@ if TYPE_CHECKING:
         temperature_sweep,
         train,
     )
+    from posttrain.pipeline.arena_api import arena, judge
     from posttrain.pipeline.data_api import difficulty, domain, drift, filter_texts
+    from posttrain.pipeline.evaluation_api import checklist, compare_scores, contamination, pass_at_k, tune_decoding
+    from posttrain.pipeline.guard_api import guard, guard_data
     from posttrain.pipeline.scorecard_api import scorecard
 
 __all__ = [
     "__version__",
     "align",
+    "arena",
     "audit",
     "bench",
+    "checklist",
     "classify",
     "compare_decoding",
+    "compare_scores",
+    "contamination",
     "difficulty",
     "distill",
     "domain",
@@ -76,8 +91,12 @@ __all__ = [
     "export",
     "filter_texts",
     "generate",
+    "guard",
+    "guard_data",
+    "judge",
     "load",
     "next_token_distribution",
+    "pass_at_k",
     "perplexity",
     "quantize",
     "run",
@@ -85,6 +104,7 @@ __all__ = [
     "scorecard",
     "temperature_sweep",
     "train",
+    "tune_decoding",
 ]
 
 

@@ -77,7 +77,8 @@ def lines(report):
 def test_passages(folder):
     found = checked(folder)
     report = found.tasks["own"]
-    assert (report.items, report.judged) == (8, 7)
+    assert (report.items, report.judged, report.judged_joined) == (8, 7, 1)  # one by its columns together
+    assert report.to_dict()["judged_joined"] == 1
     assert lines(report) == [1, 3, 7]
     first, third, seventh = report.found
     assert (first.words, first.column, first.where) == (13, "question", f"{folder / 'train.jsonl'}:1")
@@ -167,3 +168,19 @@ def test_nothing_can_be_judged(folder):
     (folder / "items.jsonl").write_text(json.dumps(item("Short", "a")) + "\n")
     report = checked(folder).tasks["own"]
     assert (report.judged, report.to_dict()["share"], report.to_dict()["interval"]) == (0, None, None)
+
+
+def test_data_without_a_word_is_refused(folder):
+    """No item stands in nothing: a share of 0 % would look like a clean bill."""
+    (folder / "empty.txt").write_text(" \n")
+    with pytest.raises(BadRequest, match=r"holds no words: .*empty.txt"):
+        checked(folder, files=[folder / "empty.txt"])
+    assert checked(folder, files=[folder / "empty.txt", folder / "train.jsonl"]).words
+
+
+def test_the_signature_says_what_was_searched_for_what(folder):
+    own = checked(folder).tasks["own"].signature
+    assert own.startswith("contamination|task:own|version:1|data:") and "|rule:passage|tasks:own|train:" in own
+    assert checked(folder, rule="overlap").tasks["own"].signature == own.replace("rule:passage", "rule:overlap")
+    (folder / "more.txt").write_text("more words")
+    assert checked(folder, files=[folder / "train.jsonl", folder / "more.txt"]).tasks["own"].signature != own

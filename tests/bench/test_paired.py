@@ -10,6 +10,7 @@ from scipy import stats
 
 from posttrain.bench.paired import compare
 from posttrain.bench.task import Task
+from posttrain.core import events
 from posttrain.core.errors import BadRequest
 
 BASE = {
@@ -137,3 +138,25 @@ def test_several_tasks_are_adjusted():
 def test_other_items_are_refused(theirs, sentence):
     with pytest.raises(BadRequest, match=sentence):
         compare({"own": TASK}, {"own": answered("acc", [1.0, 0.0])}, theirs)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "differing"),
+    [
+        ("own|version:1|shots:0|model:b|tokenizer:y|posttrain:1", []),
+        ("own|version:2|shots:0|chat|model:b|tokenizer:y|posttrain:1", ["version", "chat"]),
+        (None, []),  # an older file
+    ],
+)
+def test_figures_made_in_different_ways_are_told_apart(theirs, differing):
+    """Models and their tokenizers may differ; the way of measuring may not, without a word."""
+    made = {"signature": "own|version:1|shots:0|model:a|tokenizer:x|posttrain:1"}
+    ours = [record | made for record in answered("acc", [1.0, 0.0])]
+    others = [record | ({"signature": theirs} if theirs else {}) for record in answered("acc", [0.0, 0.0])]
+    told = []
+    with events.listen(told.append):
+        found = compare({"own": TASK}, {"own": ours}, {"own": others})["own"]
+    assert found.measured_differently == found.to_dict()["measured_differently"] == differing
+    assert [f"measured differently ({', '.join(differing)})" in event.name for event in told] == [True] * bool(
+        differing
+    )

@@ -64,6 +64,7 @@ def test_a_run(folder, tiny_llama, tmp_path):
     assert len(lines) == 9
     assert lines[8]["member"] == "three"
     assert len(lines[8]["logprobs"]) == 2
+    assert all(line["signature"] == found.signature for line in lines)
 
 
 @pytest.mark.parametrize(("tokens_per_pass", "limit"), [(1, None), (50, 7), (4096, None)])

@@ -16,6 +16,17 @@ from posttrain.bench.runner import evaluate, prepare
 from posttrain.core import events
 
 JSON = str | list[Any] | dict[str, Any]
+
+
+def changed(question: str, answer: str, other: str, others_answer: str) -> dict[str, Any]:
+    """A question of BoolQ's contrast set with one that was made of it."""
+    return {
+        "question": question,
+        "answer": answer,
+        "perturbed_questions": [{"perturbed_q": other, "answer": others_answer}],
+    }
+
+
 LETTERED = {
     "id": "1",
     "question": {"stem": "Why?", "choices": [{"text": "so", "label": "A"}, {"text": "thus", "label": "B"}]},
@@ -47,7 +58,7 @@ BIGBENCH = {"task_prefix": "Now. ", "examples": [{"input": "I", "target_scores":
 WRITTEN = {"example_input_prefix": "", "examples": [{"input": "I ", "target": ["x", "y"]}]}
 PASSAGE = {"text": "Ann met Bob.\n@highlight\nThey met", "entities": [{"start": 0, "end": 2}, {"start": 8, "end": 10}]}
 ANSWERS = [{"text": "A", "label": 1}, {"text": "B", "label": 0}]
-MULTIRC = {"text": "P.", "questions": [{"question": "Q?", "answers": ANSWERS}]}
+MULTIRC = {"text": "P.", "questions": [{"question": "Q?", "answers": ANSWERS, "idx": 4}]}
 COPA = {"premise": "It fell.", "choice1": "It broke.", "choice2": "I did.", "question": "effect", "label": 1}
 QUERY = {"query": "@placeholder came", "answers": [{"text": "Bob"}]}
 STSB = "g\tf\ty\t1\t5.0\tA b.\tC\ng\tf\ty\t2\t1.5\tD\tE f\tl\tl\ng\tf\ty\t3\t2\tG\tH i j\n"
@@ -76,8 +87,8 @@ CASES: dict[str, tuple[dict[str, JSON], str]] = {
         {
             "boolq/boolq_perturbed.json": {
                 "data": [
-                    {"title": "Title", "paragraph": "P", "perturbed_questions": [{"perturbed_q": "?", "answer": "A"}]},
-                    {"title": "T", "paragraph": "P.", "perturbed_questions": [{"perturbed_q": "q", "answer": "FALSE"}]},
+                    {"title": "Title", "paragraph": "P", **changed("Question", "Gold Answer", "Perturbed Q", "New")},
+                    {"title": "T", "paragraph": "P.", **changed("q", "FALSE", "q then", "TRUE")},
                 ]
             }
         },
@@ -126,7 +137,7 @@ CASES: dict[str, tuple[dict[str, JSON], str]] = {
         "Sentence 1: A b.\nSentence 2: C d.\nQuestion: Do both sentences mean the same thing?\nAnswer: yes",
     ),
     "multirc": (
-        {"MultiRC/val.jsonl": {"passage": MULTIRC}},
+        {"MultiRC/val.jsonl": {"idx": 0, "passage": MULTIRC}},
         "P.\nQuestion: Q?\nAnswer: A\nIs the answer correct? yes",
     ),
     "piqa": (
@@ -204,7 +215,7 @@ CASES: dict[str, tuple[dict[str, JSON], str]] = {
     ),
 }
 # They run programs, so they have tests of their own.
-PROGRAMS = {"humaneval", "humaneval_64", "mbpp", "mbpp_sanitized"}
+PROGRAMS = {"humaneval", "humaneval_64", "humaneval_instruct", "mbpp", "mbpp_instruct", "mbpp_sanitized"}
 
 
 def write(folder, name, content):
@@ -241,7 +252,7 @@ def test_every_task_has_its_data_here():
 @pytest.mark.parametrize("asked", [name for name, (_, text) in CASES.items() if text], indirect=True)
 def test_a_solved_item(asked):
     plan, expected = asked
-    assert plan.selection.type.solved(plan.parts[0].questions[0].item) == expected
+    assert plan.selection.type.solved(plan.parts[0].questions[0].item).text == expected
 
 
 @pytest.mark.parametrize("asked", CASES, indirect=True)

@@ -254,7 +254,7 @@ def test_shipped_tasks_understand_published_files(tmp_path, name, file, text, so
     found = task.find(name)
     member = next(iter(found.members.values()))[0] if found.members else None
     (item,) = read_split(found, [found.task.split], member, tmp_path).items
-    assert found.type.solved(item) == solved
+    assert found.type.solved(item).text == solved
 
 
 def test_rows_that_hold_lists_become_several(tmp_path):

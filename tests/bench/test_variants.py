@@ -143,5 +143,5 @@ def test_draws_belong_to_the_text(plan):
 
 
 def test_variants_number_their_questions(plan):
-    found = variant(plan(CHOICE), "named", lambda question, number: replace(question, preamble=f"{number}. "))
+    found = variant(plan(CHOICE), "named", lambda question, number: replace(question, lead=f"{number}. "))
     assert [question.preamble for question in found.parts[0].questions] == ["0. ", "1. ", "2. "]

@@ -98,3 +98,13 @@ def test_refusals_of_subcommands(words, sentence):
     with pytest.raises(BadRequest) as refusal:
         parser.parse(words)
     assert str(refusal.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("seed", "sentence"), [("-1", "A seed is a whole number from 0 on, not -1"), ("x", "invalid seed value: 'x'")]
+)
+def test_seeds_are_whole_numbers_from_0_on(seed, sentence):
+    parser = Parser("x", "Something.")
+    parser.add_recipe_options("a=1")
+    with pytest.raises(BadRequest, match=sentence):
+        parser.parse(["--seed", seed])

@@ -81,7 +81,9 @@ def test_models_answer(invoke, model, files, tmp_path):
         (["add", "s.db", "--model", "nosuch", "--model", "n", "--prompts", "builtin:prompts"], "There is no model"),
         (["add", "s.db", "--answers", "a=x", "--answers", "b=y", "--per-prompt", "0"], "--per-prompt can't be 0"),
         (["results", "s.db"], "There is no feedback store"),
-        (["results", "s.db", "--k", "0"], "--k above 0"),
+        (["results", "s.db", "--k", "0"], "k a number above 0"),
+        (["results", "s.db", "--k", "inf"], "k a number above 0"),
+        (["results", "s.db", "--seed", "-1"], "A seed is a whole number from 0 on, not -1"),
     ],
 )
 def test_refusals(invoke, tmp_path, monkeypatch, words, sentence):

@@ -96,3 +96,33 @@ def test_help_says_how_to_see_the_tasks(invoke, process):
         entries = invoke("list", word, "--json").json["methods"]
         assert {"hellaswag", "mmlu", "handbook_quiz"} <= {entry["term"] for entry in entries}
         assert all(entry["family"] == "task" and entry["summary"] for entry in entries)
+
+
+def test_what_cannot_be_compared_or_written_is_refused_before_the_model_is_asked(invoke, model, tmp_path):
+    """An hour's answers would be lost otherwise."""
+    records = tmp_path / "items.jsonl"
+    words = ["bench", model, "handbook_quiz", "--limit", 3, "--json"]
+    assert invoke(*words, "--out", records).code == 0
+    for more, sentence in [
+        (["--out", tmp_path], "is a folder, and a file is to be written"),
+        (["--out", records / "x.jsonl"], "items.jsonl is no folder"),
+        (["--baseline", records, "--limit", 2], "handbook_quiz: there are 2 items, and the baseline answered 3"),
+        (["--baseline", "no-such-model"], "no-such-model"),
+    ]:
+        ran = invoke(*words, *more)
+        assert sentence in ran.refused(2) and "Likelihoods" not in ran.err
+    lines = [json.loads(line) | {"task": "other"} for line in records.read_text().splitlines()]
+    records.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ran = invoke(*words, "--baseline", records)
+    assert "The baseline has no answers to handbook_quiz" in ran.refused(2) and "Likelihoods" not in ran.err
+
+
+def test_seed_reaches_the_intervals_of_differences(invoke, model, tmp_path):
+    from posttrain.models.saving import save
+    from tiny_models import make_tiny_llama
+
+    save(make_tiny_llama(5), tmp_path / "other")
+    words = ["bench", model, "handbook_quiz", "--baseline", tmp_path / "other", "--json"]
+    found = [invoke(*words, *more).json["handbook_quiz"]["comparison"] for more in ([], ["--seed", 0], ["--seed", 1])]
+    intervals = [[each["interval"], *(one["interval"] for one in each["metrics"].values())] for each in found]
+    assert intervals[0] == intervals[1] != intervals[2]

@@ -24,3 +24,13 @@ def test_refusals(invoke, questions, tmp_path):
     assert "numbers such as 1,4,16" in invoke("canaries", out, "--repeats", "often").refused(2)
     assert "{secret} once" in invoke("canaries", out, "--template", "x").refused(2)
     assert not out.exists()
+
+
+def test_files_are_refused_before_one_is_written(invoke, questions, tmp_path):
+    out, before = tmp_path / "canaries.jsonl", questions.read_text()
+    words = ["canaries", out, "--into", questions, "--data-out"]
+    assert "is a folder" in invoke(*words, tmp_path).refused(2)
+    assert "named twice" in invoke(*words, out).refused(2)
+    assert "named twice" in invoke(*words, questions).refused(2)
+    assert "at most 1000 characters" in invoke("canaries", out, "--length", 100_000_000).refused(2)
+    assert not out.exists() and questions.read_text() == before

@@ -15,4 +15,5 @@ def test_difficulty(invoke, model, text, tmp_path):
     assert result["perplexity"] == pytest.approx(same["perplexity"], rel=1e-5)
     assert out.read_text().startswith("<!DOCTYPE html>")
     assert "hardest" in invoke("difficulty", model, text, "--out", out, "--segments", "line").out
+    assert "is no folder" in invoke("difficulty", "no-model", text, "--out", text / "a.html").refused(2)
     assert "isn't named .html" in invoke("difficulty", model, text, "--out", tmp_path / "a.txt").refused(2)

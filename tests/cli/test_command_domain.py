@@ -35,4 +35,5 @@ def test_domain(invoke, model, texts, tmp_path):
     lines = invoke(*words).out.splitlines()
     assert [line.split()[0] for line in lines[-4:]] == ["1", "2", "3", "4"]
     assert "margin in bits per byte" in lines[-5]
+    assert "is a folder" in invoke("domain", texts, "no-model", "none", "--out", tmp_path).refused(2)
     assert "There is only one model" in invoke("domain", texts, model).refused(2)

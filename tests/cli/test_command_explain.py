@@ -47,12 +47,32 @@ def test_human_form(invoke):
     assert any(line.startswith("  rank ") for line in lines)
 
 
+def test_what_comes_as_yaml(invoke, tmp_path):
+    """A task, a member of one, a suite, a file; a name that a method has too is explained in both."""
+    (entry,) = invoke("explain", "boolq-contrast", "--json").json["methods"]
+    assert (entry["family"], entry["score"]) == ("task", "acc_changed")
+    (member,) = invoke("explain", "mmlu_anatomy", "--json").json["methods"]
+    assert member["members"] == {"stem": ["anatomy"]}
+    lines = invoke("explain", "sentiment").out.splitlines()
+    assert lines[0] == "sentiment  suite"
+    assert any(line.split()[:4] == ["test", "capability", "kind", "cases"] for line in lines)
+    families = [each["family"] for each in invoke("explain", "code", "--json").json["methods"]]
+    assert families == ["task_type", "preset"]
+    (tmp_path / "own.yaml").write_text("use: Short.\nsearch: {greedy: {}}\n")
+    (own,) = invoke("explain", tmp_path / "own.yaml", "--family", "preset", "--json").json["methods"]
+    assert own["summary"] == "Short."
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["losa"], "There is no method 'losa'. Did you mean 'lora'"),
         (["schedule"], "'schedule' is a family, not a method. posttrain list schedule shows its methods."),
         (["my.module:Mine"], "'my.module:Mine' is a class of your own. Say with --family what it is."),
+        (["multirk"], "There is no method 'multirk'. Did you mean 'multirc'"),
+        (["suite"], "'suite' is a family, not a method. posttrain list suite shows its methods."),
+        (["own.yaml"], "'own.yaml' is a file of your own. Say with --family what it is."),
+        (["none.yaml", "--family", "task"], "There is no task file none.yaml"),
         (["lora", "--family", "adapter"], "There is no family 'adapter'. Did you mean 'adapt'?"),
     ],
 )

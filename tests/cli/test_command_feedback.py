@@ -129,7 +129,7 @@ def test_an_export_without_verdicts(invoke, pairs, tmp_path):
     out.write_text("old")
     ran = invoke("feedback", tmp_path / "store.db", "--pairs", pairs, "--export", out, "--json")
     assert ran.json["exported"] == 0
-    assert f"Warning: No pair has a verdict yet: {out} is empty." in ran.err
+    assert f"Warning: No pair has a winner yet: {out} is empty." in ran.err
     assert out.read_text() == ""
 
 
@@ -211,6 +211,9 @@ def test_sampling_that_cant_be(invoke, model, tmp_path, options, sentence):
         (["--limit", "-1"], "--limit can't be -1."),
         (["--annotator", " "], "--annotator has no name."),
         (["--criterion", ""], "--criterion has no name."),
+        (["--export", "out.csv"], "out.csv isn't named .jsonl"),
+        (["--export", f"{__file__}/out.jsonl"], "test_command_feedback.py is no folder"),
+        (["--seed", "-1"], "A seed is a whole number from 0 on, not -1."),
         (["--anotator", "x"], "Did you mean --annotator?"),
     ],
 )

@@ -67,3 +67,8 @@ def test_filter_does_not_write_over_its_data(invoke, model, tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text('{"text": "a b"}\n')
     assert "is the data itself" in invoke("filter", model, data, "--out", data, "--keep", 1).refused(2)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_looked_for(invoke, texts):
+    words = ["filter", "no-such-model", texts, "--keep", 0.5]
+    assert "texts.txt is no folder" in invoke(*words, "--out", texts / "kept.jsonl", "--json").refused(2)

@@ -11,7 +11,15 @@ def test_every_file_of_every_family_is_listed_with_its_sentence(invoke):
     for family in catalog.FAMILIES:
         for term in catalog.terms(family):
             assert listed[family, term]
-    assert ("recipe", "quickstart") in listed
+    shipped = [("recipe", "quickstart"), ("task", "multirc"), ("suite", "sentiment"), ("preset", "low_risk")]
+    assert all(listed[entry] for entry in shipped)
+
+
+def test_a_kind_in_the_plural(invoke):
+    entries = invoke("list", "suites", "--json").json["methods"]
+    assert [(entry["family"], entry["term"]) for entry in entries] == [
+        *(("suite", "language_model"), ("suite", "sentiment"))
+    ]
 
 
 def test_one_family(invoke):

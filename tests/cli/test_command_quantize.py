@@ -34,3 +34,9 @@ def test_human_form_puts_before_beside_after(invoke, model, text, tmp_path):
 def test_bad_requests(invoke, model, tmp_path, words, sentence):
     assert sentence in invoke("quantize", model, *words, "--out", tmp_path / "q", "--json").refused(2)
     assert not (tmp_path / "q").exists()
+
+
+def test_the_model_itself_is_not_replaced(invoke, model, text):
+    told = invoke("quantize", model, "dynamic", "--out", model, "--set", f"text={text}", "--json").refused(2)
+    assert "is the model that this step works on" in told
+    assert invoke("generate", model, "The dog", "--max-new-tokens", 2, "--json").code == 0

@@ -55,6 +55,8 @@ def test_human_form(invoke, model, other):
         (["--limit", "0"], "'scorecard.limit' doesn't fit"),
         (["--set", "dimensions.bias.pears=x"], "Unknown key 'scorecard.dimensions.bias.pears'"),
         (["--data", "nowhere", "--tasks", "boolq"], "There is no data folder nowhere"),
+        (["--out", "card.txt"], "card.txt isn't named .html"),
+        (["--out", f"{__file__}/card.html"], "test_command_scorecard.py is no folder"),
     ],
 )
 def test_refusals(invoke, model, words, sentence):

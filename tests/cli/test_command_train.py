@@ -105,3 +105,17 @@ def test_ctrl_c_saves_and_resume_goes_on(invoke, model, questions, tmp_path):
     assert 1 <= start.fields["done"] < 200
     assert [entry["step"] for entry in result["history"]] == list(range(1, 201))
     assert out.is_dir()
+
+
+def test_an_adapter_finds_its_base_from_any_folder(invoke, model, questions, tmp_path, monkeypatch):
+    """However the base was named: its card holds the absolute path; where the base has gone, that is said."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", questions, "--adapt", "lora", "--steps", 1, "--out", tmp_path / "adapter", "--json"]
+    assert invoke("train", "./model", *words).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    asked = ["generate", tmp_path / "adapter", "The dog", "--max-new-tokens", 2, "--json"]
+    assert invoke(*asked).code == 0
+    model.rename(tmp_path / "moved")
+    told = invoke(*asked).refused(2)
+    assert f"is an adapter on '{model}', and there is no such model here" in told

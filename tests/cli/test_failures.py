@@ -15,6 +15,7 @@ from posttrain.core.errors import BadRequest, Failure, Interrupted
 
 MEMORY = "Error: There is not enough memory for this. Use a smaller batch size or a shorter max length.\n"
 DISK = "Error: The disk is full. Nothing already written is lost; free some space or choose another folder.\n"
+PERMISSION = "Error: No permission to use own.yaml. Change its permissions, or name another file.\n"
 DEBUG = "Run again with --debug to see where it happened.\n"
 
 
@@ -41,6 +42,7 @@ class SafetensorError(Exception):
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, DISK),
         (SafetensorError("I/O error: No space left on device (os error 28)"), 1, DISK),
         (SafetensorError("I/O error: Disk quota exceeded (os error 122)"), 1, DISK),
+        (PermissionError(errno.EACCES, "Permission denied", "own.yaml"), 2, PERMISSION),
         (ValueError("two\n  lines"), 1, f"Error: unexpected ValueError: two lines. {DEBUG}"),
         (ZeroDivisionError(), 1, f"Error: unexpected ZeroDivisionError. {DEBUG}"),
         (OSError(errno.EIO, "I/O error"), 1, f"Error: unexpected OSError: [Errno 5] I/O error. {DEBUG}"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from posttrain.cli.single_steps import overrides_of, part
+from posttrain.core.errors import BadRequest
 
 
 def test_overrides_reach_the_method_with_or_without_its_name():
@@ -21,3 +24,10 @@ def test_device_dtype_and_seed_stand_beside_the_step():
     values = {"steps": 3, "device": "cpu", "dtype": "bfloat16", "seed": 1}
     assert part(values, None) == ({"steps": 3}, {"device": "cpu", "dtype": "bfloat16", "seed": 1})
     assert part(values, 2)[1]["seed"] == 2
+
+
+@pytest.mark.parametrize("seed", ["abc", -1, 1.5, True])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(BadRequest, match="A seed is a whole number from 0 on"):
+        part({"seed": seed}, None)
+    assert part({"seed": seed}, 3) == ({}, {"seed": 3})

@@ -442,3 +442,44 @@ def test_state_is_json_and_nothing_else(tmp_path: Path):
     with pytest.raises(TypeError):
         files.save_checkpoint(tmp_path, {"x": torch.ones(1)}, {"object": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_told_beforehand(tmp_path: Path, monkeypatch):
+    files.refuse_unwritable(tmp_path / "new" / "folder" / "file.txt")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("old")
+    files.refuse_unwritable(tmp_path / "file")
+    with pytest.raises(BadRequest, match="is a folder, and a file is to be written"):
+        files.refuse_unwritable(tmp_path)
+    with pytest.raises(BadRequest, match=r"x/y.txt can't be written: .*file is no folder"):
+        files.refuse_unwritable(tmp_path / "file" / "x" / "y.txt")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(Failure, match="No permission to write"):
+        files.refuse_unwritable(tmp_path / "other")
+
+
+def test_writes_that_the_system_cuts_short(tmp_path: Path):
+    """numpy gives no error number; a limit on the size of files (ulimit -f) has one of its own."""
+    place = tmp_path / "model.gguf"
+    place.write_text("old")
+    for error, told in (
+        (OSError("19200 requested and 6384 written"), "The disk is full"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), "allows no file so large"),
+    ):
+        with pytest.raises(Failure, match=told), files.atomic_file(place) as temporary:
+            temporary.write_text("new")
+            raise error
+    assert place.read_text() == "old" and list(tmp_path.iterdir()) == [place]
+
+
+def test_a_folder_does_not_take_the_place_of_a_file(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BadRequest, match="not a directory"), files.atomic_folder(tmp_path / "notes.txt"):
+        pytest.fail("refused before anything is written")
+    assert (tmp_path / "notes.txt").read_text() == "mine" and list(tmp_path.iterdir()) == [tmp_path / "notes.txt"]
+
+
+def test_a_link_that_leads_nowhere_is_no_folder(tmp_path: Path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone" / "away")
+    with pytest.raises(BadRequest, match="not a directory"):
+        files.write_text(tmp_path / "link" / "file.txt", "text")

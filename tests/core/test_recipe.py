@@ -328,3 +328,14 @@ def test_the_frame():
 def test_the_loader_is_a_safe_one():
     with pytest.raises(yaml.YAMLError):
         recipe.load_yaml("!!python/name:os.system")
+
+
+def test_files_that_hold_something_else_are_not_called_recipes(tmp_path: Path):
+    place = tmp_path / "ways.yaml"
+    with pytest.raises(BadRequest, match=r"There is no file .*ways\.yaml\. It is to hold ways by name\.$"):
+        recipe.read(place, "ways by name")
+    place.write_text("- greedy\n")
+    with pytest.raises(BadRequest, match="must be a mapping of ways by name"):
+        recipe.read(place, "ways by name")
+    with pytest.raises(BadRequest, match="with `model` and `steps`"):
+        recipe.read(place)

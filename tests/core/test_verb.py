@@ -26,3 +26,15 @@ assert calls == [(('m',), {{'data': 'd'}})] * 2
 assert loop is posttrain.train.loop
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_verb_that_is_defined_elsewhere():
+    """Guards look at texts without torch, and their package stays one."""
+    code = """
+import sys
+from posttrain.guard import inspect
+import posttrain
+found = posttrain.guard("Mail jane.doe@example.org", "personal_data")
+assert found[0].text == "Mail [EMAIL]" and posttrain.guard.inspect is inspect and 'torch' not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,7 @@ import torch
 
 from measure.masked_toy import make_tiny_masked
 from models.test_text_tokens import word_tokenizer
-from posttrain.core.errors import BadRequest
+from posttrain.core.errors import BadRequest, Failure
 from posttrain.curate.difficulty import Piece, difficulty_map, render_page, write_page
 from posttrain.models.language_model import LanguageModel
 
@@ -129,3 +129,23 @@ def test_what_can_not_be_drawn_is_refused(tiny_llama: LanguageModel) -> None:
         difficulty_map(make_tiny_masked(), "the dog")
     with pytest.raises(BadRequest, match="fewer than two tokens"):
         difficulty_map(tiny_llama, "", special="own")
+
+
+@pytest.mark.parametrize("factor", [math.nan, 1e5])
+def test_a_model_without_sense_draws_no_page(tiny_llama: LanguageModel, factor: float) -> None:
+    with torch.no_grad():
+        tiny_llama.network.model.norm.weight.mul_(factor)
+    with pytest.raises(Failure, match="not numbers that have a perplexity"):
+        difficulty_map(tiny_llama, TEXT)
+
+
+def test_the_signature_says_how_it_was_made(tiny_llama: LanguageModel) -> None:
+    found = difficulty_map(tiny_llama, TEXT)
+    assert found.to_dict()["signature"] == found.signature
+    assert found.signature.startswith("difficulty|model:")
+    differing = [
+        difficulty_map(tiny_llama, TEXT, **changed).signature
+        for changed in ({}, {"window": 32}, {"special": "none"}, {"segments": "line"}, {"max_tokens": 20})
+    ]
+    assert differing[0] == found.signature and len(set(differing)) == 5
+    assert difficulty_map(tiny_llama, f"{TEXT}!").signature != found.signature

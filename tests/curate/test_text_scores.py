@@ -13,7 +13,7 @@ import torch
 from measure.masked_toy import make_tiny_masked
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.curate import text_scores
-from posttrain.curate.text_scores import TextScore, score_texts
+from posttrain.curate.text_scores import TextScore, conditions, score_texts, signature
 from posttrain.data.record import Chat, Completion, Labelled, Preference, Text
 from posttrain.models.language_model import LanguageModel
 
@@ -114,3 +114,20 @@ def test_what_can_not_be_scored_is_named(tiny_llama: LanguageModel) -> None:
         tiny_llama.network.model.norm.weight.fill_(math.nan)
     with pytest.raises(Failure, match="x:9: the model's logits are not numbers"):
         score_texts(tiny_llama, [Text("a b", "x:9")])
+
+
+def test_a_loss_without_a_perplexity_is_refused(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    """Thousands of nats a token are finite, but exp of them is no number; and a refused call leaves no file."""
+    with torch.no_grad():
+        tiny_llama.network.model.norm.weight.mul_(1e5)
+    with pytest.raises(Failure, match=r"x:9: .* that have a perplexity: [0-9.e+]+ nats a token"):
+        score_texts(tiny_llama, [Text("a b", "x:9")], store=tmp_path / "scores", key="k")
+    assert not list(tmp_path.iterdir())
+
+
+def test_conditions_tell_apart_what_scores_depend_on(tiny_llama: LanguageModel) -> None:
+    made = conditions(tiny_llama)
+    assert (made["window"], made["stride"], made["chat"]) == (128, 64, "own")
+    assert conditions(tiny_llama, window=64, chat=True) == {**made, "window": 64, "stride": 32, "chat": "true"}
+    told = signature("domain", made)
+    assert told.startswith(f"domain|model:{tiny_llama.fingerprint()[:12]}|tokenizer:") and "|window:128|" in told

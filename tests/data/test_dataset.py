@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,15 @@ def test_rows_may_be_asked_for_too(tmp_path: Path):
     found, rows = read_with_rows(path, columns={"text": "body"}, limit=1)
     assert found == read(path, columns={"text": "body"}, limit=1)
     assert rows == [{"id": 1, "text": "a"}]
+
+
+def test_texts_with_half_a_character_are_refused(tmp_path: Path):
+    with pytest.raises(BadRequest, match=r"rows:2: a text holds half a character, the lone surrogate \\udcff"):
+        read([{"text": "a"}, {"text": "b \udcff"}])
+    assert len(read([{"text": "a", ("odd", "key"): object()}])) == 1
+
+
+def test_what_can_be_read_only_once_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(BadRequest, match=r"pipe.txt is a pipe or a device"):
+        read(tmp_path / "pipe.txt")

@@ -81,3 +81,10 @@ def test_what_does_not_belong_together(file, tmp_path):
         read_references([file("r.txt", "a\n \nc\n"), file("s.txt", "a\n\nc\n")])
     with pytest.raises(BadRequest, match=r"nowhere.txt can't be read: No such file"):
         read_texts(tmp_path / "nowhere.txt")
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.csv", "t.tsv.gz", "t.parquet", "t.conll"])
+def test_tables_are_no_texts_by_line(file, name):
+    """The header of a table would be scored as a text, and a list of JSON as one."""
+    with pytest.raises(BadRequest, match=r"a line isn't one text\. Write one text a line"):
+        read_texts(file(name, '["a", "b"]\n'))

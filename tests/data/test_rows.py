@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.core.errors import BadRequest
-from posttrain.data.rows import Row, file_format, rows_of
+from posttrain.data.rows import Row, file_format, rows_of, whole_value
 
 
 def read(path: Path, text: str | bytes, **options: object) -> list[Row]:
@@ -143,3 +143,40 @@ def test_an_unknown_name_is_plain_text_only_when_asked_for(tmp_path: Path):
     assert file_format(tmp_path / "A.JSONL.GZ", None) == ".jsonl"
     with pytest.raises(BadRequest, match=r"wiki.test.tokens: the name doesn't say what format it is"):
         file_format(tmp_path / "wiki.test.tokens", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a.jsonl", '{"x": 1}\n{"x": ["a", "b \\ud83d c"]}\n', "a.jsonl:2: a text holds half a character"),
+        (
+            "a.json",
+            '[{"x": 1},\n {"x": "\\uDC00"}]',
+            r"a.json:2: a text holds half a character, the lone surrogate \udc00",
+        ),
+        ("a.jsonl", "[" * 100_000, "a.jsonl:1: the JSON is nested too deeply"),
+        ("a.json", '[{"x": 1},\n' + "[" * 100_000, "a.json:2: the JSON is nested too deeply"),
+        ("a.jsonl", '{"x": ' + "1" * 5000 + "}", "a.jsonl:1: the JSON holds a number with too many digits"),
+    ],
+)
+def test_json_that_nobody_can_use(tmp_path: Path, name: str, text: str, sentence: str):
+    """No file in UTF-8 and no tokenizer takes a lone surrogate; Python's parser has limits of its own."""
+    assert sentence in problem(tmp_path / name, text)
+
+
+def test_escaped_pairs_of_surrogates_are_characters(tmp_path: Path):
+    assert read(tmp_path / "a.jsonl", r'{"x": "\ud83d\udc4d"}') == [("a.jsonl:1", {"x": "\U0001f44d"})]
+
+
+def test_a_file_as_one_value(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text(' {"x": [1,\n 2]} ')
+    assert whole_value(path) == {"x": [1, 2]}
+    for text, sentence in [
+        ('{"x": 1}\n{}', "a.json:2: not valid JSON: Extra data"),
+        (r'{"x": "\ud800"}', "half a character"),
+        ("", "a.json:1: not valid JSON"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(BadRequest, match=sentence):
+            whole_value(path)

@@ -42,3 +42,11 @@ def test_from_a_file(tmp_path: Path) -> None:
     place.write_text("use: Mine.\n")
     with pytest.raises(BadRequest, match="search' is missing"):
         preset(str(place))
+
+
+@pytest.mark.parametrize("search", ["{}", "{greedy: {}, beam: {}}"])
+def test_a_preset_has_one_search(tmp_path: Path, search: str) -> None:
+    place = tmp_path / "mine.yaml"
+    place.write_text(f"use: Mine.\nsearch: {search}\n")
+    with pytest.raises(BadRequest, match="search' doesn't fit"):
+        preset(str(place))

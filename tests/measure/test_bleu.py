@@ -71,8 +71,9 @@ def test_texts_without_ngrams_of_the_order_are_refused():
 def test_refusals():
     with pytest.raises(BadRequest, match="takes 4 weights"):
         Bleu(weights=[1, 1]).score(["a"], [["a"]])
-    with pytest.raises(Failure, match="ja-mecab"):
+    with pytest.raises(Failure, match="ja-mecab can't be used: Japanese") as failed:
         Bleu(tokenizer="ja-mecab").score(["a"], [["a"]])
+    assert "\n" not in str(failed.value)
 
 
 def test_progress_in_pieces_changes_nothing(monkeypatch):
@@ -81,3 +82,10 @@ def test_progress_in_pieces_changes_nothing(monkeypatch):
     monkeypatch.setattr("posttrain.measure._sacrebleu._CHUNK", 7)
     assert Bleu().score(predictions, references) == whole
     assert issubclass(Bleu, CorpusMetric)
+
+
+@pytest.mark.parametrize("weights", [[-1, 2, 1, 1], [0, 0, 0, 0], [math.inf, 1, 1, 1], [math.nan, 1, 1, 1]])
+def test_weights_that_make_no_mean(weights):
+    text = "one two three four"
+    with pytest.raises(BadRequest, match="4 weights, none below 0 and not all 0"):
+        Bleu(weights=weights).score([text], [[text]])

@@ -15,7 +15,7 @@ from models.test_token_losses import tiny_seq2seq
 from posttrain.core.errors import BadRequest
 from posttrain.measure.conditional_perplexity import ConditionalPerplexity
 from posttrain.models.language_model import LanguageModel
-from tiny_models import make_tiny_wordpieces
+from tiny_models import make_tiny_tokenizer, make_tiny_wordpieces
 
 PAIRS = [("What is the answer?", " Forty-two."), ("Who sleeps?", " The dog, and the fox runs on."), ("Why?", " é")]
 
@@ -111,6 +111,14 @@ def test_what_is_too_long_for_an_encoder_is_named(tmp_path: Path) -> None:
     model = LanguageModel(tiny_seq2seq("bart"), make_tiny_wordpieces())
     data = written(tmp_path, {"source": "a", "target": "b"}, {"source": "the dog " * 30, "target": "b"})
     with pytest.raises(BadRequest, match=r"rows.jsonl:2: 62 tokens, but the model reads 40"):
+        ConditionalPerplexity(data=data).measure(model)
+
+
+def test_a_source_without_tokens_is_named(tmp_path: Path) -> None:
+    """The tokenizer of this model adds no token of its own, so a blank source is nothing to read."""
+    model = LanguageModel(tiny_seq2seq("t5"), make_tiny_tokenizer())
+    data = written(tmp_path, {"prompt": "a", "completion": "b"}, {"prompt": "", "completion": "b"})
+    with pytest.raises(BadRequest, match=r"rows.jsonl:2: the source has no tokens"):
         ConditionalPerplexity(data=data).measure(model)
 
 

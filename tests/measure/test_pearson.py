@@ -52,3 +52,10 @@ def test_a_draw_without_spread_has_no_correlation():
 def test_refusals(predictions, references, sentence):
     with pytest.raises(BadRequest, match=sentence):
         Pearson().score(predictions, references)
+
+
+@pytest.mark.parametrize("scale", ["e0", "e-200", "e-320", "e307"])
+def test_numbers_of_any_size(scale):
+    """x 1, -1, 0 and y 1, 2, 3 have deviations 1, -1, 0 and -1, 0, 1: r = -1 / 2. Squares of such numbers overflow."""
+    found = Pearson().score([f"{x}{scale}" for x in (1, -1, 0)], [["1"], ["2"], ["3"]])
+    assert found.value == pytest.approx(-0.5)

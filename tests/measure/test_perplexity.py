@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.data import dataset
 from posttrain.measure import _token_losses
-from posttrain.measure._token_losses import interval
+from posttrain.measure._token_losses import exp_interval, interval
 from posttrain.measure.perplexity import Perplexity
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.token_losses import windows
@@ -378,7 +378,7 @@ def test_bad_settings(settings: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("one.txt", b"T", "fewer than two tokens"),
+        ("one.txt", b"T", r"one\.txt has fewer than two tokens a text.*special_tokens=begin"),
         ("empty.txt", b"", "has no records"),
         ("blank.txt", b" \n\n", "has no records"),
         ("latin.txt", b"abc\ncaf\xe9 noir\n", r"latin.txt:2: byte 0xe9 at offset 7 is not valid UTF-8"),
@@ -441,3 +441,8 @@ def test_smollm2_equals_float64(smollm2: LanguageModel) -> None:
     ids = smollm2.tokenizer(dataset.read("builtin:prose").records[0].text, verbose=False)["input_ids"][:200]  # type: ignore[union-attr]
     expected = float(_nll_of_all(deepcopy(smollm2.network).double(), ids).mean())
     assert Perplexity(max_tokens=200).measure(smollm2).value == pytest.approx(math.exp(expected), rel=1e-6)
+
+
+def test_an_interval_that_ends_beyond_all_numbers_is_none() -> None:
+    assert exp_interval((0.0, math.log(2))) == pytest.approx((1.0, 2.0))
+    assert exp_interval((600.0, 710.0)) is None and exp_interval(None) is None

@@ -90,3 +90,12 @@ def test_bad_windows_and_broken_models(lines):
         model.network.bert.embeddings.word_embeddings.weight.fill_(math.nan)
     with pytest.raises(Failure, match="not numbers"):
         PseudoPerplexity(text=lines).measure(model)
+
+
+def test_a_model_that_has_lost_all_sense(lines):
+    """A finite loss of thousands of nats has no perplexity that a floating-point number holds."""
+    model = make_tiny_masked()
+    with torch.no_grad():
+        model.network.cls.predictions.transform.LayerNorm.weight.mul_(1e6)
+    with pytest.raises(Failure, match="nats a token"):
+        PseudoPerplexity(text=lines).measure(model)

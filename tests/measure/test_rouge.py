@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+from posttrain.core import events
+from posttrain.core.errors import BadRequest
 from posttrain.measure.rouge import Rouge, Words, rouge, rouge_lsum
 
 VARIANTS = ["rouge1", "rouge2", "rouge3", "rougeL", "rougeLsum"]
@@ -83,3 +85,15 @@ def test_the_value_is_the_mean_and_the_interval_is_about_it():
 def test_texts_without_words_have_nothing_in_common():
     for prediction, reference in (("", "a word"), ("…", "a word"), ("words", "/")):
         assert set(rouge(Words(prediction, False), Words(reference, False), VARIANTS)) == {(0.0, 0.0, 0.0)}
+
+
+def test_references_without_words_are_refused_and_some_are_told():
+    """Other scripts have no words for ROUGE, so equal texts would score 0."""
+    with pytest.raises(BadRequest, match="No reference has a word of letters a to z or digits"):
+        Rouge().score(["Привет, мир"], [["Привет, мир"]])
+    told = []
+    with events.listen(told.append):
+        found = Rouge().score(["Привет", "the fox"], [["Привет"], ["the fox", "лиса"]])
+    assert found.value == 0.5
+    (warning,) = [event for event in told if event.kind == "message"]
+    assert warning.name.startswith("1 of 2 references have no letters")

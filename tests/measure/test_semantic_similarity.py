@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from posttrain.core.errors import BadRequest
+from models.test_token_losses import tiny_seq2seq
+from posttrain.core import events
+from posttrain.core.errors import BadRequest, Failure
 from posttrain.measure.semantic_similarity import SemanticSimilarity, greedy_match
+from posttrain.models.language_model import LanguageModel
 from posttrain.models.saving import save
-from tiny_models import make_tiny_bert
+from tiny_models import make_tiny_bert, make_tiny_wordpieces
 
 
 @pytest.fixture
@@ -65,3 +70,24 @@ def test_comparison_and_long_texts(encoder):
 def test_a_layer_that_is_not_there(encoder):
     with pytest.raises(BadRequest, match=r"layer 3 isn't one of the encoder's: 0 \(embeddings\) to 2"):
         SemanticSimilarity(model=encoder[0], layer=3).score(["a"], [["a"]])
+
+
+def test_unknown_tokens_are_told(encoder):
+    """Neither letter is in the vocabulary, so two different texts are one and the same unknown token."""
+    told = []
+    with events.listen(told.append):
+        SemanticSimilarity(model=encoder[0]).score(["ж", "the dog"], [["щ"], ["the dog"]])
+    (warning,) = [event.name for event in told if event.kind == "message"]
+    assert warning.startswith("2 tokens are the unknown token")
+
+
+def test_encoders_that_say_nothing_are_refused(tmp_path):
+    model = make_tiny_bert()
+    with torch.no_grad():
+        model.network.embeddings.word_embeddings.weight.fill_(math.nan)
+    save(model, tmp_path / "broken")
+    with pytest.raises(Failure, match="The encoder's states are not numbers"):
+        SemanticSimilarity(model=str(tmp_path / "broken")).score(["the dog"], [["the dog"]])
+    save(LanguageModel(tiny_seq2seq("t5"), make_tiny_wordpieces(), reference="t5"), tmp_path / "t5")
+    with pytest.raises(BadRequest, match="is an encoder-decoder"):
+        SemanticSimilarity(model=str(tmp_path / "t5")).score(["the dog"], [["the dog"]])

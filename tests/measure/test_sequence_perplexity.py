@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from posttrain.core.errors import Failure
+from posttrain.measure import _token_losses
 from posttrain.measure.perplexity import Perplexity
 from posttrain.measure.sequence_perplexity import SequencePerplexity
 from posttrain.models.language_model import LanguageModel
@@ -73,3 +75,16 @@ def test_many_texts_have_an_interval_of_texts(tiny_llama: LanguageModel, tmp_pat
 
 def test_a_file_may_be_one_text(tiny_llama: LanguageModel, texts: str) -> None:
     assert SequencePerplexity(text=texts, lines=False).measure(tiny_llama).parts["texts"] == 1
+
+
+def test_a_text_whose_perplexity_is_beyond_all_numbers(
+    tiny_llama: LanguageModel, texts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mean nats of 1, 2 and 900: exp(301) is a number, exp(900) none, and so neither is a mean with it."""
+    losses = [np.full(3, value, dtype=np.float32) for value in (1, 2, 900)]
+    monkeypatch.setattr(_token_losses, "token_losses", lambda *_, **__: losses)
+    found = SequencePerplexity(text=texts).measure(tiny_llama)
+    assert found.value == pytest.approx(math.exp(301))
+    assert found.to_dict()["arithmetic_mean"] == math.inf and found.parts["median"] == pytest.approx(math.exp(2))
+    with pytest.raises(Failure, match="arithmetic mean of the texts' perplexities is no number: one text costs 900"):
+        SequencePerplexity(text=texts, average="arithmetic").measure(tiny_llama)

@@ -22,6 +22,7 @@ from tiny_models import make_tiny_llama
         ("perplexity|model:a|window:8|special:none|unknown:2", ["unknown"]),
         ("bleu|model:a|window:8|special:none", ["metric"]),
         ("perplexity|model:a|window:8|special:a:b", ["special"]),
+        ("perplexity|model:a|window:8|special:none|chat", ["chat"]),  # a part without a value
     ],
 )
 def test_by_hand(second: str, right: list[str]) -> None:

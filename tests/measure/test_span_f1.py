@@ -24,7 +24,13 @@ def test_by_hand():
 def test_interval_comes_from_the_sentences_that_have_spans():
     found = SpanF1().score([*OURS * 15, "O"], [*THEIRS * 15, ["O"]])
     assert found.interval == (1.0, 1.0)
-    assert SpanF1().score(["O"] * 30, [["O"]] * 30).value == 0.0
+
+
+def test_without_any_span_there_is_no_f1():
+    """0/0: seqeval says 0 and warns. A predicted span that isn't there is a real 0."""
+    with pytest.raises(BadRequest, match="Neither predictions nor references mark a span"):
+        SpanF1().score(["O"] * 30, [["O"]] * 30)
+    assert SpanF1().score(["B-PER", "O"], [["O"], ["O"]]).value == 0.0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from posttrain.core import events
 from posttrain.core.errors import BadRequest
 from posttrain.data.record import QuestionAnswer, Tagged, Text
 from posttrain.measure.span_perplexity import SpanPerplexity, _text_and_spans
@@ -108,3 +109,18 @@ def test_what_can_not_be_scored_is_refused(tiny_llama: LanguageModel, tmp_path: 
         SpanPerplexity(text=data, pattern="Berlin").measure(tiny_llama)
     with pytest.raises(BadRequest, match="is no regular expression"):
         SpanPerplexity(text=data, pattern="(").measure(tiny_llama)
+
+
+def test_a_first_token_that_is_wanted_but_cannot_be_scored_is_told(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    """Nothing precedes it; with a token that begins the text it is scored like any other."""
+    data = written(tmp_path, {"text": TEXT}, {"text": "It rained."})
+    told: list[events.Event] = []
+    with events.listen(told.append):
+        found = SpanPerplexity(text=data, pattern="^The|Paris|^I").measure(tiny_llama)
+    assert (found.parts["texts"], found.parts["unscored_first_tokens"]) == (1, 2)
+    (warning,) = [event.name for event in told if event.kind == "message"]
+    assert warning.startswith("The first token of 2 texts lies in a span and isn't scored")
+    begun = SpanPerplexity(text=data, pattern="^The|Paris|^I", special_tokens="begin").measure(tiny_llama)
+    assert (begun.parts["texts"], begun.parts["unscored_first_tokens"]) == (2, 0)
+    with pytest.raises(BadRequest, match=r"but the first of a text, which isn't scored.*special_tokens=begin"):
+        SpanPerplexity(text=data, pattern="^T").measure(tiny_llama)

@@ -6,6 +6,7 @@ import pytest
 from sacrebleu.metrics.ter import TER
 
 from measure.corpus_toy import corpus, streams
+from posttrain.core.errors import BadRequest
 from posttrain.measure.ter import Ter
 
 
@@ -32,3 +33,10 @@ def test_equals_sacrebleu(ours, theirs):
     assert found.value == pytest.approx(expected, rel=1e-12)
     assert str(peer.get_signature()) in found.signature
     assert not found.higher_is_better
+
+
+def test_references_without_words_are_refused():
+    """sacrebleu says 100 whatever is predicted: there is no length to divide by."""
+    with pytest.raises(BadRequest, match="No reference has a word after removing punctuation"):
+        Ter(no_punctuation=True).score(["one two"], [["!!!", "?"]])
+    assert Ter(no_punctuation=True).score(["one two", "three"], [["!!!"], ["three"]]).parts["reference_words"] == 1

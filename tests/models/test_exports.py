@@ -24,6 +24,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+import posttrain
 from posttrain.adapt.bitfit import Bitfit
 from posttrain.adapt.lora import Lora
 from posttrain.core import catalog, files
@@ -33,7 +34,7 @@ from posttrain.models import sources
 from posttrain.models.exports import Export
 from posttrain.models.exports.gguf import Gguf
 from posttrain.models.exports.peft import Peft
-from posttrain.models.language_model import LanguageModel
+from posttrain.models.language_model import CARD_FILE, LanguageModel
 from posttrain.quantize.methods.rtn import RoundToNearest
 from posttrain.quantize.methods.static import Static
 from tiny_models import make_tiny_llama
@@ -409,3 +410,50 @@ def test_an_adapter_that_peft_lacks(tiny_llama: LanguageModel, tmp_path: Path) -
     with pytest.raises(BadRequest, match="no such adapter as bitfit"):
         Peft().write(model, tmp_path / "adapter")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", catalog.terms("export"))
+def test_only_an_earlier_export_is_replaced(form: str, tmp_path: Path) -> None:
+    """Files of others stay, a saved model too, though its configuration looks like an export's."""
+    export: Export = catalog.build("export", form)
+    name, words = export.marker
+    place = tmp_path / "place"
+    export.refuse_place(place)
+    place.write_text("notes")
+    with pytest.raises(BadRequest):
+        export.refuse_place(place)
+    place.unlink()
+    place.mkdir()
+    if export.suffix:
+        with pytest.raises(BadRequest, match="is a folder"):
+            export.refuse_place(place)
+        (tmp_path / "old").write_text(f"{words}, an older one")
+        export.refuse_place(tmp_path / "old")
+        return
+    export.refuse_place(place)
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(BadRequest, match="holds something else"):
+        export.refuse_place(place)
+    (place / name).write_text(f"{{{words}: 1}}")
+    export.refuse_place(place)
+    (place / CARD_FILE).write_text("{}")
+    with pytest.raises(BadRequest, match="holds something else"):
+        export.refuse_place(place)
+
+
+def test_the_place_is_looked_at_before_the_model(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BadRequest, match="holds something else"):
+        posttrain.export("no/such/model", "peft", tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    recipe = {"model": str(tmp_path), "steps": [{"export": {"compressed_tensors": {}, "out": str(tmp_path)}}]}
+    with pytest.raises(BadRequest, match="holds something else"):
+        posttrain.run(recipe, out=tmp_path / "run")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_weights_that_are_no_numbers(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    tiny_llama.network.model.layers[0].self_attn.q_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(Failure, match="holds nan, which is no number"):
+        Gguf(type="f32").write(tiny_llama, tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()

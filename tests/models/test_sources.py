@@ -818,3 +818,38 @@ def test_minilm_embeds_meaning() -> None:
     assert cat @ kitten > 0.5 > cat @ tax
     tagger = load_or_skip("minilm", network_class="token_classification")
     assert type(tagger.network).__name__ == "BertForTokenClassification"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"num_attention_heads": 0}, "isn't one that llama can be built by"),
+        ({"hidden_size": "big"}, "isn't one that llama can be built by"),
+        ({"model_type": "nonesuch"}, "isn't an architecture that transformers has"),
+    ],
+)
+def test_configurations_that_describe_no_network(tiny_llama: Any, tmp_path: Path, changed: Any, told: str) -> None:
+    save(tiny_llama, tmp_path / "model")
+    place = tmp_path / "model" / "config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | changed))
+    with pytest.raises(BadRequest, match=told):
+        sources.load(str(tmp_path / "model"))
+
+
+def test_indexes_and_adapters_that_are_damaged(tiny_llama: Any, tmp_path: Path) -> None:
+    model, adapter = tmp_path / "model", tmp_path / "adapter"
+    save(tiny_llama, model)
+    index = model / "model.safetensors.index.json"
+    index.write_text("[]")
+    with pytest.raises(Failure, match="doesn't say which tensor lies in which file"):
+        sources.load(str(model))
+    index.unlink()
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"\0" * 4)
+    (adapter / "adapter_config.json").write_text("[]")
+    with pytest.raises(BadRequest, match="must hold a JSON object"):
+        sources.load(str(adapter))
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(model)}))
+    with pytest.raises(Failure, match=r"adapter can't be loaded"):
+        sources.load(str(adapter))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from posttrain.core.errors import BadRequest
-from posttrain.pipeline.decoding_space import Axis, axes, candidates, point, rounds, told
+from posttrain.pipeline.decoding_space import Axis, axes, candidates, one_by_one, point, rounds, told
 
 GRID: dict[str, Any] = {
     "search": {"sampling": {"temperature": [0.5, 1.0], "top_k": 40, "top_p": [0.8, 0.9, 1.0]}},
@@ -85,3 +85,10 @@ def test_told_in_a_few_words() -> None:
     assert told({"search": {"sampling": {"temperature": 0.5}}, "process": {"min_p": None}}) == (
         "sampling temperature 0.5, min_p"
     )
+
+
+def test_every_value_once() -> None:
+    """The first point, then one more for each further value: 1 + 1 + 2."""
+    found = [way["search"]["sampling"] for way in one_by_one(GRID)]
+    assert [(each["temperature"], each["top_p"]) for each in found] == [(0.5, 0.8), (1.0, 0.8), (0.5, 0.9), (0.5, 1.0)]
+    assert [way["search"]["sampling"]["temperature"] for way in one_by_one(ENDLESS)] == [0.2, 1.2]

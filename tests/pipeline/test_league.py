@@ -79,6 +79,16 @@ def test_a_model_that_judges(store):
     json.dumps(found)
 
 
+def test_the_signature_says_which_votes_and_how_they_were_rated(store):
+    judge_by(store, Alphabet())
+    made = league(store)["signature"]
+    assert made.startswith("arena|criterion:overall|votes:") and "|anchor:mean|k:32|resamples:1000|seed:0|" in made
+    assert league(store)["signature"] == made
+    assert league(store, anchor="b", seed=3)["signature"] == made.replace("mean", "b").replace("seed:0", "seed:3")
+    ask(store, "anna", lambda answer: answer.startswith("c"), 1)
+    assert league(store, annotators=["model:m", "anna"])["signature"] != made
+
+
 def test_peoples_votes_count_before_models(store):
     judge_by(store, Alphabet())
     ask(store, "anna", lambda answer: answer.startswith(("c", "b")), 30)

@@ -295,3 +295,22 @@ def test_single_step_resumes_beside_its_folder(folder):
     rest = single_step("train", settings, str(folder / "model"), out=folder / "tuned", resume=True).result
     assert [e["loss"] for e in rest["history"]] == [e["loss"] for e in whole["history"]]
     assert sorted(p.name for p in folder.iterdir() if "tuned" in p.name) == ["tuned"]
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "a\\b", ".hidden", " ", "n" * 201])
+def test_names_that_lead_out_of_the_run_are_refused(name):
+    """A step's folder is emptied before its work, so it must be one below the run's."""
+    with pytest.raises(BadRequest, match=r"steps\[0\]\.card\.name' doesn't fit: a folder is called so"):
+        parse_steps([{"card": {"name": name}}])
+
+
+def test_what_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for values, told in (
+        ({"name": "../out", "model": "smollm2"}, "A run's folder can't be called '../out'"),
+        ({"name": "missing", "model": "./missing"}, "There is no model './missing'"),
+        ({"name": "quick", "model": "smollm2", "fast": 3}, "'fast' expects"),
+    ):
+        with pytest.raises(BadRequest, match=told):
+            run_recipe({**values, "steps": [{"card": {}}]})
+    assert list(tmp_path.iterdir()) == []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import posttrain
 from posttrain.core.errors import BadRequest
-from posttrain.measure import Comparison
+from posttrain.measure import Comparison, signature_differences
 from posttrain.measure.rouge import Rouge
 from posttrain.pipeline.scoring import score
 
@@ -71,3 +72,36 @@ def test_blank_references_may_be_answers(files):
     assert posttrain.score("exact_match", files / "more.txt", files / "more.txt").value == 100
     with pytest.raises(BadRequest, match=r"more.txt:2: the reference is empty"):
         posttrain.score("rouge", files / "more.txt", files / "more.txt")
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "sentence"),
+    [
+        ([], [], "There are no predictions to score"),
+        ([None], ["a"], "Prediction 1 is no text: None"),
+        ([b"a"], ["a"], "Prediction 1 is no text: b'a'"),
+        (["a", "b \ud800"], ["a", "b"], "Prediction 2: a text holds half a character"),
+        (["a"], None, "there are none"),
+        (["a"], [None], "Reference 1 is neither a text nor a list of texts: None"),
+        (["a", "b"], ["a", ["b", 5]], "Reference of text 2, number 2 is no text: 5"),
+    ],
+)
+def test_what_is_no_text_is_named(predictions, references, sentence):
+    with pytest.raises(BadRequest, match=sentence):
+        score("rouge", predictions, references)
+    with pytest.raises(BadRequest, match="Baseline 1 is no text: 3"):
+        score("rouge", ["a"], ["a"], baseline=[3])
+    with pytest.raises(BadRequest, match="A seed is a whole number from 0 on, not -1"):
+        score("rouge", ["a"], ["a"], seed=-1)
+
+
+def test_texts_may_come_from_a_generator_or_an_array():
+    assert score("rouge", (text for text in ["a b"]), (text for text in ["a b"])).value == 1.0
+    assert score("rouge", np.array(["a", "b"]), np.array(["a", "c"])).value == 0.5
+
+
+def test_a_class_name_with_the_mark_that_parts_a_signature():
+    """Or the signature would fall apart into other parts, and differences be misread."""
+    rows = ["a|b", "c"]
+    ours, other = (score("classification", rows, rows, settings={"positive": each}).signature for each in rows)
+    assert "|positive:a%7cb|" in ours and signature_differences(ours, other) == ["positive"]

@@ -186,3 +186,8 @@ def test_refuses(settings: dict[str, Any], told: str) -> None:
 def test_self_bleu_takes_several_answers(tiny_llama: Any) -> None:
     with pytest.raises(BadRequest, match="Raise `samples` to at least 2"):
         compared(tiny_llama, samples=1, prefer={"self_bleu": "lower"})
+
+
+def test_a_way_named_twice_is_refused() -> None:
+    with pytest.raises(BadRequest, match="greedy stands twice"):
+        CompareDecoding.parse({"methods": "greedy,sampling,greedy"})

@@ -64,7 +64,9 @@ def test_in_a_recipe(folder):
         "Scores in own",
         None,
         "Longest passages of own",
+        None,
     ]
+    assert step["views"][-1]["text"].startswith("Signature: contamination|task:own|")
     written = json.loads((folder / "run" / "steps" / "02-contamination" / FOUND_FILE).read_text())
     assert len(written["own"]["found"]) == 3
     assert run_recipe(recipe, out=folder / "run")["steps"][1]["skipped"]

@@ -12,6 +12,7 @@ import torch
 from posttrain.core.errors import BadRequest
 from posttrain.curate.text_scores import score_texts
 from posttrain.data.record import Text
+from posttrain.measure import signature_differences
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.saving import save
 from posttrain.pipeline.run import run_recipe
@@ -79,3 +80,13 @@ def test_a_model_twice_is_refused(tiny_llama: LanguageModel, texts: str, tmp_pat
     save(tiny_llama, tmp_path / "model")
     with pytest.raises(BadRequest, match="named twice"):
         single_step("domain", {"data": texts, "models": [str(tmp_path / "model")]}, str(tmp_path / "model"))
+
+
+def test_every_models_figures_say_how_they_were_made(tiny_llama: LanguageModel, texts: str, tmp_path: Path) -> None:
+    save(tiny_llama, tmp_path / "a")
+    save(make_tiny_llama(1), tmp_path / "b")
+    outcome = single_step("domain", {"data": texts, "models": [str(tmp_path / "b")]}, str(tmp_path / "a"))
+    told = [each["signature"] for each in outcome.result["models"].values()]
+    assert all(each.startswith("domain|model:") for each in told)
+    assert signature_differences(*told) == []  # but for the model
+    assert [view["text"] for view in outcome.views if view.get("tone") == "source"] == [f"Signature: {e}" for e in told]

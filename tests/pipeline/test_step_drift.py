@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from posttrain.core.errors import BadRequest
 from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.single_step import single_step
+from posttrain.pipeline.steps.drift import Drift
 
 WORDS = [
     "the",
@@ -63,3 +66,13 @@ def test_another_kind_of_text_and_other_labels(tiny_llama: LanguageModel, tmp_pa
     assert set(found["label"]["live"]) == {"a", "b"}
     assert outcome.views[-1]["tone"] == "warning" and "another population" in outcome.views[-1]["text"]
     json.dumps(outcome.result, allow_nan=False)
+    assert "|window:128|" in outcome.result["signature"] and "|level:0.01|" in outcome.result["signature"]
+
+
+def test_small_sets_are_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a text\n")
+    (tmp_path / "many.txt").write_text("a text\n" * 20)
+    for reference, live, name in [("one", "many", "reference"), ("many", "one", "live")]:
+        step = Drift.parse({"reference": str(tmp_path / f"{reference}.txt"), "live": str(tmp_path / f"{live}.txt")})
+        with pytest.raises(BadRequest, match=f"The {name} set has 1 texts; at least 20"):
+            step.hashes()

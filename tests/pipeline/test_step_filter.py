@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,15 @@ def test_a_rule_is_needed(tiny_llama: LanguageModel, texts: str) -> None:
         single_step("filter", {"data": texts}, tiny_llama)
     with pytest.raises(BadRequest, match=r"lower end 5\.0 lies above"):
         Filter.parse({"data": texts, "between": [5, 2]}).rule()
+
+
+def test_a_band_is_made_of_numbers(texts: str) -> None:
+    """Nothing lies between nan and 1, so nothing would be kept."""
+    with pytest.raises(BadRequest, match="a band lies between two numbers, not nan and 1"):
+        Filter.parse({"data": texts, "between": [math.nan, 1]}).rule()
+
+
+def test_a_small_reference_is_refused_before_anything_is_scored(texts: str, tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("one\ntwo\n")
+    with pytest.raises(BadRequest, match="The reference set has 2 texts; at least 10"):
+        Filter.parse({"data": texts, "reference": str(tmp_path / "few.txt")}).hashes()

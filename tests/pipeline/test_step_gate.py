@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from posttrain.core.errors import BadRequest, Failure
+from posttrain.core.recipe import apply_overrides
 from posttrain.models import saving
 from posttrain.pipeline.run import parse_steps, run_recipe
 from posttrain.pipeline.steps import Context
@@ -185,3 +186,21 @@ def test_a_miss_only_warns_if_it_may(recipe, tmp_path):
     recipe["steps"][1] = {"gate": {"perplexity": "> 1e9", "fail": False}}
     summary = run_recipe(recipe, out=tmp_path / "run")
     assert len(summary["steps"]) == 3 and summary["finished"]
+
+
+@pytest.mark.parametrize("path", ["gate", "gate.conditions", "good", "good.conditions", "steps.0.gate.conditions"])
+@pytest.mark.parametrize("inline", [True, False])
+def test_an_override_reaches_a_condition_wherever_it_stands(path, inline):
+    """Both forms mean the same, so either path changes either; dots in a figure's name are dots of the path."""
+    written = {"speed": "> 1", "before.perplexity": "< 30"}
+    body = {"name": "good", **(written if inline else {"conditions": written})}
+    overrides = [f"{path}.speed=> 2", f"{path}.before.perplexity=< 9", f"{path}.forgetting=< 0.1"]
+    values = apply_overrides({"model": "m", "steps": [{"gate": body}]}, overrides)
+    (entry,) = parse_steps(values["steps"])
+    assert entry.step.conditions == {"speed": "> 2", "before.perplexity": "< 9", "forgetting": "< 0.1"}
+
+
+@pytest.mark.parametrize("conditions", ["< 3", ["< 3"]])
+def test_conditions_that_are_no_mapping(conditions):
+    with pytest.raises(BadRequest, match=r"conditions' doesn't fit"):
+        parse_steps([{"gate": {"conditions": conditions}}])

@@ -112,3 +112,26 @@ def test_an_unknown_region_is_refused_before_any_work(folder):
     with pytest.raises(BadRequest, match="carbon intensity of 'Germny'"):
         run(folder, {"merge": {}}, region="Germny")
     assert not (folder / "run" / "steps").exists()
+
+
+def test_a_change_of_the_model_that_ranks_answers_is_noticed(folder, tiny_llama):
+    saving.save(tiny_llama, folder / "judge")
+    search = {"best_of_n": {"n": 2, "reranker": {"perplexity": {"model": str(folder / "judge")}}}}
+    asked = {"guard": {"prompts": ["Who?"], "max_new_tokens": 2, "search": search}}
+    assert [run(folder, asked)["steps"][0]["skipped"] for _ in range(2)] == [False, True]
+    tiny_llama.network.lm_head.weight.data += 1
+    saving.save(tiny_llama, folder / "judge")
+    assert not run(folder, asked)["steps"][0]["skipped"]
+
+
+@pytest.mark.parametrize("verb", ["guard", "generate", "compare", "compare_decoding", "temperature_sweep"])
+def test_no_prompts_are_no_answers(folder, verb):
+    with pytest.raises(BadRequest, match="The list of prompts is empty"):
+        run(folder, {verb: {"prompts": []}})
+
+
+@pytest.mark.parametrize("verb", ["compare_decoding", "temperature_sweep"])
+def test_a_judge_that_is_missing_is_told_before_any_work(folder, verb):
+    with pytest.raises(BadRequest, match="There is no model 'nobody'"):
+        run(folder, {verb: {"judge": "nobody"}})
+    assert not list((folder / "run").glob("steps/*/key"))

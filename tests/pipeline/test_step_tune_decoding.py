@@ -16,6 +16,7 @@ from posttrain.pipeline.report import render_report
 from posttrain.pipeline.run import run_recipe
 from posttrain.pipeline.single_step import single_step
 from posttrain.pipeline.steps.tune_decoding import TuneDecoding
+from tiny_models import make_tiny_llama
 
 # The longer the better: whatever keeps on writing wins.
 REWARD = """
@@ -150,3 +151,38 @@ def test_what_makes_no_sense_is_refused_early(settings: dict[str, Any], change: 
 def test_one_question_is_too_few(tiny_llama: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match="Tuning takes at least two"):
         single_step("tune_decoding", {**settings, "limit": 1}, tiny_llama)
+
+
+def test_a_space_may_name_an_earlier_steps_model(tiny_llama: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    """Its content counts: another model under the name is another space; and the preset names a folder."""
+    save(tiny_llama, tmp_path / "model")
+    judged = {"best_of_n": {"n": 2, "reranker": {"perplexity": {"model": "rounded"}}}}
+    tuned = {**settings, "space": {"ranked": {"search": judged}}, "default": {}, "limit": 4, "max_new_tokens": 2}
+
+    def run(bits: int) -> dict[str, Any]:
+        rounded = {"name": "rounded", "rtn": {"bits": bits}, "max_tokens": 64, "allow_slower": True}
+        tune = {"tune_decoding": {**tuned, "from": "base"}}
+        recipe = {"name": "tuned", "model": str(tmp_path / "model"), "steps": [{"quantize": rounded}, tune]}
+        return run_recipe(recipe, out=tmp_path / "run")["steps"][1]
+
+    first = run(4)
+    assert len(first["result"]["candidates"]) == 2 and len(first["inputs"]["space"]) == 1
+    assert run(4)["skipped"] and not run(8)["skipped"]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "told"),
+    [
+        ([0.5, -3], r"warm.search.sampling.temperature' doesn't fit"),
+        ({"low": 1, "high": "b"}, "low and high are numbers"),
+    ],
+)
+def test_every_value_of_a_space_is_looked_at_first(settings: dict[str, Any], temperature: Any, told: str) -> None:
+    space = {"warm": {"search": {"sampling": {"temperature": temperature}}}}
+    with pytest.raises(BadRequest, match=told):
+        TuneDecoding.parse({**settings, "space": space}, "tune_decoding")
+
+
+def test_a_preset_that_cannot_be_saved_is_told_first(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="is a folder"):
+        single_step("tune_decoding", {**settings, "save": str(tmp_path)}, make_tiny_llama())

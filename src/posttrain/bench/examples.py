@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from posttrain.bench.item import Item
+from posttrain.bench.question import Question
 from posttrain.bench.source import read_split
 from posttrain.bench.task import Examples, Selection
-from posttrain.bench.task_types import Question
 from posttrain.core.errors import BadRequest
 
 
@@ -78,13 +78,13 @@ def questions(selection: Selection, items: Sequence[Item], examples: Pool) -> li
         items: The items to ask about, the first ones of their split.
         examples: What `pool` found.
     """
-    preambles = [item.text(selection.task.preamble, "preamble") for item in items]
+    introductions = [item.text(selection.task.preamble, "preamble") for item in items]
     settings = selection.task.examples
     if settings is None or examples.number == 0:
-        return [Question(item, preamble) for item, preamble in zip(items, preambles)]
-    found, solved = [], cache(lambda i: selection.type.solved(examples.items[i]) + settings.separator)
-    for item, preamble, chosen in zip(items, preambles, _draws(settings, examples, len(items))):
-        found.append(Question(item, preamble + "".join(map(solved, chosen))))
+        return [Question(item, introduction) for item, introduction in zip(items, introductions)]
+    found, solved = [], cache(lambda i: selection.type.solved(examples.items[i]))
+    for item, introduction, chosen in zip(items, introductions, _draws(settings, examples, len(items))):
+        found.append(Question(item, introduction, tuple(map(solved, chosen)), settings.separator))
     return found
 
 

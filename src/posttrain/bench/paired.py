@@ -8,8 +8,8 @@ for every metric. With several tasks, Holm's correction (1979) keeps the chance 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ import numpy as np
 from posttrain.bench.records import Record, Rows, asked, rows
 from posttrain.bench.task import Task
 from posttrain.core.errors import BadRequest
+from posttrain.core.events import message
+from posttrain.measure import signature_differences
 from posttrain.ops.bootstrap import paired_statistic_test, paired_test
 from posttrain.ops.significance import McNemar, mcnemar, permutation_statistic_test, permutation_test
 from posttrain.ops.two_samples import holm
@@ -61,6 +63,7 @@ class Comparison:
         differences: By metric.
         p_adjusted: The score's p-value, adjusted for the number of tasks.
         higher_is_better: Whether more of the score is better.
+        measured_differently: What the two signatures differ in beside model and tokenizer, where both are known.
     """
 
     metric: str
@@ -68,6 +71,7 @@ class Comparison:
     differences: dict[str, Difference]
     p_adjusted: float
     higher_is_better: bool
+    measured_differently: list[str] = field(default_factory=list)
 
     @property
     def score(self) -> Difference:
@@ -75,9 +79,15 @@ class Comparison:
         return self.differences[self.metric]
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: the score's own figures, `p_adjusted`, and those of further `metrics`."""
+        """The JSON form: the score's own figures, `p_adjusted`, those of further `metrics`, `measured_differently`."""
         others = {name: asdict(each) for name, each in self.differences.items() if name != self.metric}
-        return {**asdict(self.score), "p_adjusted": self.p_adjusted, "n": self.n, "metrics": others}
+        return {
+            **asdict(self.score),
+            "p_adjusted": self.p_adjusted,
+            "n": self.n,
+            "metrics": others,
+            "measured_differently": self.measured_differently,
+        }
 
 
 def compare(
@@ -91,7 +101,8 @@ def compare(
 
     Args:
         tasks: By the name it was asked for.
-        records: By task the model's records.
+        records: By task the model's records. Where they and the baseline's have signatures that differ in more than the
+            model, a warning says so, and the comparison too.
         baseline: The same of the other model; further tasks in it don't matter.
         seed: Of all draws, which are the same for both.
 
@@ -99,11 +110,8 @@ def compare(
         BadRequest: If the two were asked different items, or in different words; names the first that differs.
     """
     found: dict[str, Comparison] = {}
+    refuse_missing(tasks, baseline)
     for name, task in tasks.items():
-        if name not in baseline:
-            raise BadRequest(
-                f"The baseline has no answers to {name}.", f"It has those to {', '.join(baseline) or 'no task'}."
-            )
         _refuse_other_items(name, records[name], baseline[name])
         differences = {}
         for metric in task.metrics:
@@ -112,11 +120,50 @@ def compare(
                 differences[metric] = _difference(ours, theirs, seed)
         if task.metrics[0] not in differences:
             raise BadRequest(f"{name}: no item counts for {task.metrics[0]}.")
-        worse = task.type.perplexities | set(task.lower_is_better)
-        worse |= {metric for metric, each in task.corpus_metrics.items() if not each.higher_is_better}
-        found[name] = Comparison(task.metrics[0], len(records[name]), differences, 1.0, task.metrics[0] not in worse)
+        higher = task.metrics[0] not in task.lower_better
+        differing = _differing(records[name][0].get("signature"), baseline[name][0].get("signature"))
+        if differing:
+            message(
+                f"{name}: the baseline was measured differently ({', '.join(differing)}), so the difference isn't the "
+                "models' alone.",
+                "warning",
+            )
+        found[name] = Comparison(task.metrics[0], len(records[name]), differences, 1.0, higher, differing)
     adjusted = holm([each.score.p_value for each in found.values()])
     return {name: replace(each, p_adjusted=p) for (name, each), p in zip(found.items(), adjusted)}
+
+
+def _differing(ours: Any, theirs: Any) -> list[str]:
+    """What two signatures differ in, as far as both are known; models may have tokenizers of their own."""
+    if not isinstance(ours, str) or not isinstance(theirs, str):
+        return []
+    return [name for name in signature_differences(ours, theirs) if name != "tokenizer"]
+
+
+def refuse_missing(tasks: Iterable[str], baseline: Mapping[str, Sequence[Record]]) -> None:
+    """Refuse a baseline that wasn't asked every task.
+
+    Raises:
+        BadRequest: If one is missing; says which there are.
+    """
+    for name in tasks:
+        if name not in baseline:
+            raise BadRequest(
+                f"The baseline has no answers to {name}.", f"It has those to {', '.join(baseline) or 'no task'}."
+            )
+
+
+def refuse_other_number(name: str, items: int, baseline: Sequence[Record]) -> None:
+    """Refuse a baseline that was asked more or fewer items, which can be told before a model is asked.
+
+    Raises:
+        BadRequest: If the numbers differ.
+    """
+    if items != len(baseline):
+        raise BadRequest(
+            f"{name}: there are {items} items, and the baseline answered {len(baseline)}.",
+            "Ask both models the same items: the same data and limit.",
+        )
 
 
 def _refuse_other_items(name: str, records: Sequence[Record], baseline: Sequence[Record]) -> None:

@@ -3,8 +3,9 @@
 The standard error is that of a mean (sample deviation over the root of n), for exp of a mean by the delta method. A
 task with members gets the mean over all items (micro) with the standard error pooled over members, as
 lm-evaluation-harness reports it, and the mean of the members' values (macro) beside it. A metric that is no mean (F1, a
-correlation) is computed on all items together, and anew on draws of them: their deviation is its standard error. Where
-an item doesn't count in a metric, neither value nor n includes it.
+correlation) is computed on all items together, and anew on draws of them: their deviation is its standard error. A
+metric over groups is the mean of the groups' numbers, and n their number. Where an item doesn't count in a metric,
+neither value nor n includes it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from posttrain.bench.contributions import Contribution, contribution
 from posttrain.bench.item import Item
 from posttrain.bench.task import Task
 from posttrain.bench.task_types import Reply
@@ -35,8 +37,8 @@ class Figure:
     Attributes:
         value: The mean, exp of the mean for a perplexity, or what a metric of all items together gives.
         stderr: Its standard error; None for a single item, and for fewer than 20 where it comes from a bootstrap.
-        interval: 95 % bootstrap interval over items; None for fewer than 20.
-        n: Number of items that count.
+        interval: 95 % bootstrap interval over items, or over groups; None for fewer than 20.
+        n: Number of items, or of groups, that count.
     """
 
     value: float
@@ -62,6 +64,7 @@ class Result:
         seconds: How long asking took.
         items: One JSON-able record an item: what was asked, answered and scored.
         lower_is_better: The metrics of which that holds.
+        task: The task.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Result:
     seconds: float
     items: list[dict[str, Any]] = field(repr=False)
     lower_is_better: frozenset[str]
+    task: Task = field(repr=False)
 
     @property
     def score(self) -> float:
@@ -94,8 +98,13 @@ class Result:
 
     @property
     def n(self) -> int:
-        """Number of items."""
+        """Number of items; of groups where the score is a metric over groups."""
         return self.figures[self.metric].n
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The items' records, each with the signature, as they are written and compared."""
+        return [{**item, "signature": self.signature} for item in self.items]
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, without the items."""
@@ -108,7 +117,7 @@ class Result:
             "chance": self.chance,
             "higher_is_better": self.metric not in self.lower_is_better,
             "metrics": {
-                name: {"value": each.value, "stderr": each.stderr, "interval": each.interval}
+                name: {"value": each.value, "stderr": each.stderr, "interval": each.interval, "n": each.n}
                 for name, each in self.figures.items()
             },
             **({"macro": self.macro} if self.macro else {}),
@@ -159,22 +168,27 @@ class Place(NamedTuple):
     category: str | None
 
 
-def item_scores(task: Task, item: Item, reply: Reply) -> dict[str, float | None]:
-    """A reply's scores and the task's own metrics of the item; None in those where it doesn't count.
+def _figure_of(task: Task, metric: str, answered: Sequence[tuple[Place, Reply, Contribution]]) -> Figure:
+    """A metric's figure over some answers.
 
     Raises:
-        BadRequest: If a metric gives something else than a finite number; names task, key and item.
+        BadRequest: If none of them counts in it, or it has no value for them.
     """
-    if not task.item_metrics:
-        return dict(reply.scores)
-    seen = item.with_values({**reply.record, **reply.scores})
-    made: dict[str, float | None] = {}
-    for metric, expression in task.item_metrics.items():
-        found = seen.value(expression, f"item_metrics.{metric}")
-        if found is not None and not (isinstance(found, (int, float)) and math.isfinite(found)):
-            raise seen.problem(f"item_metrics.{metric}", f"it must give a number or none, not {found!r}")
-        made[metric] = None if found is None else float(found)
-    return {**reply.scores, **made}
+    answered = [each for each in answered if each[2].counts(metric)]
+    if metric in task.corpus_metrics and answered:
+        return corpus_figure(task.corpus_metrics[metric], [reply for _, reply, _ in answered])
+    counted: list[tuple[float, str]]
+    if metric in task.group_metrics:
+        shares = [(place.member, share) for place, _, added in answered if (share := added.shares[metric])]
+        numbers = task.group_metrics[metric].numbers(((member, each.group), each.value) for member, each in shares)
+        counted = [(value, str(member)) for (member, _), value in numbers.items() if value is not None]
+    else:
+        scores = [(added.scores.get(metric), str(place.member)) for place, _, added in answered]
+        counted = [(value, member) for value, member in scores if value is not None]
+    if not counted:
+        raise BadRequest("No item counts for it.")
+    values, members = zip(*counted)
+    return figure(values, members, metric in task.type.perplexities)
 
 
 def corpus_figure(metric: TextMetric, replies: Sequence[Reply]) -> Figure:
@@ -213,26 +227,18 @@ def summarize(
     Raises:
         BadRequest: If no item counts for the task's score, or a metric of the task doesn't work.
     """
-    scores = [item_scores(task, item, reply) for item, reply in zip(items, replies)]
+    added = [contribution(task, item, reply) for item, reply in zip(items, replies)]
     missing: dict[str, str] = {}
 
     def figures(chosen: Collection[Place]) -> dict[str, Figure]:
         """The metrics of the items in some places, but for those that have no value there."""
-        rows = [i for i, place in enumerate(places) if place in chosen]
+        rows = [each for each in zip(places, replies, added) if each[0] in chosen]
         found = {}
         for metric in task.metrics:
-            if metric in task.corpus_metrics:
-                try:
-                    found[metric] = corpus_figure(task.corpus_metrics[metric], [replies[i] for i in rows])
-                except BadRequest as error:
-                    missing[metric] = error.problem
-                continue
-            counted = [(value, str(places[i].member)) for i in rows if (value := scores[i][metric]) is not None]
-            if counted:
-                values, members = zip(*counted)
-                found[metric] = figure(values, members, metric in task.type.perplexities)
-            else:
-                missing[metric] = "No item counts for it."
+            try:
+                found[metric] = _figure_of(task, metric, rows)
+            except BadRequest as error:
+                missing[metric] = error.problem
         return found
 
     distinct = list(dict.fromkeys(places))
@@ -244,7 +250,8 @@ def summarize(
     for metric, why in missing.items():
         if metric == task.metrics[0]:
             raise BadRequest(f"{name}: there is no {metric} for these {len(items)} items. {why}")
-        events.message(f"{name}: there is no {metric} for these {len(items)} items. {why}", "warning")
+        if any(each.counts(metric) for each in added):
+            events.message(f"{name}: there is no {metric} for these {len(items)} items. {why}", "warning")
     has_members = len(distinct) > 1
     return Result(
         name=name,
@@ -261,9 +268,9 @@ def summarize(
         cut=sum(reply.cut > 0 for reply in replies),
         signature=signature,
         seconds=seconds,
-        items=list(_records(name, items, places, replies, scores, bool(task.corpus_metrics))),
-        lower_is_better=task.type.perplexities
-        | {*task.lower_is_better, *(key for key, each in task.corpus_metrics.items() if not each.higher_is_better)},
+        items=list(_records(name, items, places, replies, added, bool(task.corpus_metrics))),
+        lower_is_better=task.lower_better,
+        task=task,
     )
 
 
@@ -299,17 +306,20 @@ def _records(
     items: Sequence[Item],
     places: Sequence[Place],
     replies: Sequence[Reply],
-    scores: Sequence[dict[str, float | None]],
+    added: Sequence[Contribution],
     compared: bool,
 ) -> Iterator[dict[str, Any]]:
     """Each item's record; with what was predicted and what is right, where a metric compares these in all items."""
-    for item, place, reply, each in zip(items, places, replies, scores):
+    for item, place, reply, each in zip(items, places, replies, added):
+        shares = {metric: share and share._asdict() for metric, share in each.shares.items()}
         yield {
             "task": name,
             **({"member": place.member} if place.member is not None else {}),
             "origin": item.origin,
             **reply.record,
             **({"predicted": reply.predicted, "answers": list(reply.answers)} if compared else {}),
-            "scores": each,
+            **({"counts_in": list(each.counts_in)} if each.counts_in is not None else {}),
+            "scores": dict(each.scores),
+            **({"groups": shares} if shares else {}),
             "cut_tokens": reply.cut,
         }

@@ -9,16 +9,19 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain import __version__
+from posttrain.bench.contributions import counted_in
 from posttrain.bench.examples import Pool, pool, questions
+from posttrain.bench.item import Item
+from posttrain.bench.question import Question, conversation
 from posttrain.bench.result import Place, Result, summarize
 from posttrain.bench.source import content, read_split
 from posttrain.bench.task import Selection, find
-from posttrain.bench.task_types import Effort, Question
+from posttrain.bench.task_types import Effort
 from posttrain.core import events
 from posttrain.core.catalog import dump
 from posttrain.core.errors import BadRequest
@@ -55,12 +58,14 @@ class Plan:
         parts: Its parts, at least one.
         data: Hash of the items and examples, 16 hex digits.
         template: Hash of everything that makes prompts and scores of them, 16 hex digits.
+        chat: Whether the model is asked through its chat template.
     """
 
     selection: Selection
     parts: list[Part]
     data: str
     template: str
+    chat: bool = False
 
     @property
     def name(self) -> str:
@@ -76,6 +81,7 @@ class Plan:
         return (
             f"{self.name}|version:{task.version}|shots:{examples.number}|examples:{drawn}|template:{self.template}"
             f"|data:{self.data}|items:{sum(len(part.questions) for part in self.parts)}"
+            + ("|chat" if self.chat else "")
             + (f"|{conditions}" if conditions else "")
         )
 
@@ -85,6 +91,7 @@ def prepare(
     data: Path | str | None = None,
     limit: int | None = None,
     num_fewshot: int | None = None,
+    chat: bool = False,
 ) -> list[Plan]:
     """Read the data of tasks and make their prompts; needs no model.
 
@@ -93,6 +100,7 @@ def prepare(
         data: The folder below which the tasks' files lie; None to read them from the hub.
         limit: Ask only the first so many items of each task; of one with members, as evenly over them as can be.
         num_fewshot: Solved examples before each item; each task's own number if None.
+        chat: Ask through the model's chat template: introduction, examples and prompt as messages.
 
     Raises:
         BadRequest: If a task, its data or a template isn't right, or a task can't be asked on this machine.
@@ -109,7 +117,8 @@ def prepare(
         raise BadRequest(f"Two tasks are called {', '.join(sorted(twice))}.", "Rename one of the files.")
     for each in selections:
         each.type.conditions()  # what can't be asked here is refused before anything is read
-    return [_plan(each, Path(data) if data is not None else None, limit, num_fewshot) for each in selections]
+    folder = Path(data) if data is not None else None
+    return [replace(_plan(each, folder, limit, num_fewshot), chat=chat) for each in selections]
 
 
 def _plan(selection: Selection, folder: Path | None, limit: int | None, num_fewshot: int | None) -> Plan:
@@ -140,7 +149,18 @@ def _plan(selection: Selection, folder: Path | None, limit: int | None, num_fews
     settings = [dump(task.type), task.preamble, task.examples.model_dump(mode="json") if task.examples else None]
     own = task.model_dump(mode="json", include={"item_metrics", "corpus_metrics"})
     settings += [own] if any(own.values()) else []
+    grouped = task.model_dump(mode="json", include={"group_metrics", "counts_in"})
+    settings += [grouped] if any(grouped.values()) else []
+    selection = _scored_by_data(selection, [question.item for part in parts for question in part.questions])
     return Plan(selection, parts, fingerprint(hashes), fingerprint(settings))
+
+
+def _scored_by_data(selection: Selection, items: Sequence[Item]) -> Selection:
+    """The task with the metric as its score that the data names first, if that is the same one for all items."""
+    first = {names[0] for item in items if (names := counted_in(selection.task, item))}
+    if len(first) != 1:
+        return selection
+    return replace(selection, task=selection.task.model_copy(update={"score": first.pop()}))
 
 
 def _incomplete(selection: Selection, missing: list[str], members: int, first: BadRequest) -> BadRequest:
@@ -187,6 +207,9 @@ def evaluate(
     for plan in plans:
         start = time.perf_counter()
         asked = [question for part in plan.parts for question in part.questions]
+        if plan.chat:
+            render = conversation(model.tokenizer)
+            asked = [replace(question, render=render) for question in asked]
         replies = plan.selection.type.ask(model, asked, Effort(tokens_per_pass, batch_size))
         results[plan.name] = summarize(
             name=plan.name,
@@ -207,8 +230,8 @@ def evaluate(
 
 
 def write_items(results: Mapping[str, Result], path: Path | str) -> None:
-    """Write the records of all items as JSON Lines, atomically."""
+    """Write the records of all items as JSON Lines, atomically, each with the signature of the figures made of it."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for result in results.values():
-            for record in result.items:
+            for record in result.records:
                 file.write(json.dumps(jsonable(record), ensure_ascii=False) + "\n")

@@ -18,7 +18,7 @@ from posttrain.bench.item import Item
 from posttrain.bench.task import Selection, Source
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.data.dataset import hub_rows
-from posttrain.data.rows import Row, file_format, rows_of, text_of
+from posttrain.data.rows import Row, file_format, rows_of, whole_value
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _COMPRESSED = ("", ".gz", ".bz2", ".xz")
@@ -130,10 +130,7 @@ def _table(file: Path, source: Source) -> Iterator[Row]:
     form = file_format(file, None)
     if not source.whole:
         return rows_of(file, form, header=source.columns)
-    try:
-        value = json.loads(text_of(file))
-    except json.JSONDecodeError as error:
-        raise BadRequest(f"{file}:{error.lineno}: not valid JSON: {error.msg} at column {error.colno}.") from None
+    value = whole_value(file)
     if not isinstance(value, dict):
         raise BadRequest(f"{file} holds no JSON object.", "Check that it is the right file and whole.")
     return iter([(f"{file}:1", value)])

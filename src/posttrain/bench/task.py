@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from posttrain.bench.group_metric import GroupMetric
 from posttrain.bench.item import Expression, Template
 from posttrain.bench.task_types import TaskType
 from posttrain.core.catalog import block
@@ -141,6 +142,15 @@ class Task(Settings):
     """Further metrics by name that are no means over items: metrics of `posttrain score`, which compare what was
     predicted with what is right in all items together."""
 
+    group_metrics: dict[str, GroupMetric] = {}
+    """Further metrics by name that are means over groups of items, as in {em: {of: acc, by: question_id}}: the share of
+    groups in which every item is right. With a limit the last group may be cut short."""
+
+    counts_in: Expression | None = None
+    """Where the data itself says by what an item is measured: an expression that gives the names of the metrics in
+    which it counts. The name that comes first in all items is the task's score. Without it every item counts in every
+    metric."""
+
     score: str | None = None
     """Which metric is the task's score; the type's first one when not given."""
 
@@ -159,12 +169,18 @@ class Task(Settings):
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of all metrics; the first is the task's score."""
-        known = (*self.type.measured, *self.item_metrics, *self.corpus_metrics)
+        known = (*self.type.measured, *self.item_metrics, *self.corpus_metrics, *self.group_metrics)
         return tuple(dict.fromkeys((self.score, *known) if self.score else known))
+
+    @property
+    def lower_better(self) -> frozenset[str]:
+        """The metrics of which less is better."""
+        of_corpus = {name for name, each in self.corpus_metrics.items() if not each.higher_is_better}
+        return frozenset(self.type.perplexities | {*self.lower_is_better} | of_corpus)
 
     @model_validator(mode="after")
     def _metrics_known(self) -> Self:
-        known = [*self.type.measured, *self.item_metrics, *self.corpus_metrics]
+        known = [*self.type.measured, *self.item_metrics, *self.corpus_metrics, *self.group_metrics]
         if not known:
             raise ValueError("nothing is measured: the type has no metric of its own, so name one in `corpus_metrics`")
         if twice := {name for name in known if known.count(name) > 1}:

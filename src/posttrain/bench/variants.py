@@ -15,9 +15,10 @@ from typing import Any
 from jinja2 import Environment, nodes
 
 from posttrain.bench.item import Item
+from posttrain.bench.question import Question
 from posttrain.bench.runner import Plan
 from posttrain.bench.source import content
-from posttrain.bench.task_types import Question, TaskType
+from posttrain.bench.task_types import TaskType
 from posttrain.core.settings import fingerprint
 
 # Keys of task types: what asks, a template or several, and what answers. Where contexts are what is chosen from, the

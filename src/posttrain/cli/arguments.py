@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from posttrain.core.errors import BadRequest, did_you_mean
+from posttrain.core.runtime import checked_seed
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,7 +38,7 @@ class Parser(argparse.ArgumentParser):
             metavar="PATH=VALUE",
             help=f"set any setting, as in --set {example}; may be repeated",
         )
-        group.add_argument("--seed", type=int, metavar="N", help="seed of every random choice")
+        group.add_argument("--seed", type=seed, metavar="N", help="seed of every random choice")
 
     def add_subcommand(self, name: str, description: str) -> Parser:
         """A parser of its own for what follows a first word; the parsed options say which word in `subcommand`.
@@ -93,6 +94,16 @@ class Parser(argparse.ArgumentParser):
 
     def _see_help(self) -> str:
         return f"See posttrain {self.name} --help."
+
+
+def seed(text: str) -> int:
+    """What ``--seed`` takes.
+
+    Raises:
+        ValueError: If it is no whole number.
+        BadRequest: If it is below 0.
+    """
+    return checked_seed(int(text))
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

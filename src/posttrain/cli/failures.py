@@ -54,6 +54,8 @@ def _sentence(error: BaseException) -> tuple[str, int]:
     # Libraries written in Rust raise errors of their own that only quote the system's words.
     if getattr(error, "errno", None) in _DISK_FULL or any(os.strerror(code) in text for code in _DISK_FULL):
         return "The disk is full. Nothing already written is lost; free some space or choose another folder.", 1
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"No permission to use {error.filename}. Change its permissions, or name another file.", 2
     shown = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"unexpected {shown}. Run again with --debug to see where it happened.", 1
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from posttrain.core import catalog
 from posttrain.core.recipe import apply_overrides
+from posttrain.core.runtime import checked_seed
 
 _PLACE = ("device", "dtype", "seed")
 
@@ -87,10 +88,18 @@ def measure(metric: str, settings: dict[str, Any], options: argparse.Namespace) 
 
 
 def part(values: dict[str, Any], seed: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings proper, and `device`, `dtype` and `seed` as far as they are given; ``--seed`` wins."""
+    """The settings proper, and `device`, `dtype` and `seed` as far as they are given; ``--seed`` wins.
+
+    Raises:
+        BadRequest: If the seed isn't one.
+    """
     settings = {key: value for key, value in values.items() if key not in _PLACE}
     place = {key: value for key, value in values.items() if key in _PLACE}
-    return settings, place if seed is None else {**place, "seed": seed}
+    if seed is not None:
+        place["seed"] = seed
+    if "seed" in place:
+        checked_seed(place["seed"])
+    return settings, place
 
 
 def overrides_of(method: str, overrides: Sequence[str], own: Collection[str]) -> tuple[list[str], list[str]]:

@@ -47,7 +47,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into a sentence.
 
     Raises:
-        Failure: If the disk is full or `path` may not be written.
+        Failure: If the disk is full, `path` may not be written, or a file may not be so large.
         BadRequest: If a file stands where a folder is wanted, or the other way round.
     """
     try:
@@ -57,10 +57,16 @@ def disk_errors(path: Path) -> Iterator[None]:
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise Failure(
                 f"The disk is full: {path} could not be written; nothing already written is lost.",
-                "Free some space or choose another folder with --out, then go on with --resume.",
+                "Free some space or choose another folder with --out; a run then goes on with --resume.",
             ) from error
         if number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise Failure(f"No permission to write {path}.", "Choose another folder with --out.") from error
+        if number == errno.EFBIG:
+            raise Failure(
+                f"{path} could not be written: the file system or a limit (ulimit -f) allows no file so large; nothing "
+                "already written is lost.",
+                "Choose another folder with --out.",
+            ) from error
         if number in (errno.ENOTDIR, errno.EISDIR):
             raise BadRequest(
                 f"{path} can't be written: {os.strerror(number).lower()}.", "Choose another --out."
@@ -68,9 +74,28 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def refuse_unwritable(path: Path | str) -> None:
+    """Refuse a file that can't be written, before hours of work are spent on what should stand in it.
+
+    Raises:
+        BadRequest: If a folder stands there, or a file where its folder should be.
+        Failure: If its folder may not be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise BadRequest(f"{path} is a folder, and a file is to be written.", "Name a file.")
+    folder = next(each for each in path.absolute().parents if os.path.lexists(each))
+    if not folder.is_dir():
+        raise BadRequest(f"{path} can't be written: {folder} is no folder.", "Name another file.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Failure(f"No permission to write {path}.", "Name another file.")
+
+
 def _error_number(error: Exception) -> int | None:
     if isinstance(error, OSError):
-        return error.errno
+        # numpy tells a write that was cut short without the system's number: "19200 requested and 6384 written".
+        cut_short = error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error))
+        return errno.ENOSPC if cut_short else error.errno
     # safetensors reports the system's refusals in words only: "I/O error: No space left on device (os error 28)".
     found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
     return int(found[1]) if found else None
@@ -100,9 +125,12 @@ def remove_leftovers(folder: Path) -> None:
 @contextmanager
 def _workplace(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, gone afterwards; its lock ends with the process, however that ends."""
-    if path.parent.exists() and not path.parent.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # a file stands there, or a link that leads nowhere
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from None
+    except FileNotFoundError:  # a file system of the kernel's own, such as /proc, takes no folders
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent)) from None
     remove_leftovers(path.parent)
     temporary, lock = _locked_folder(path.parent)
     try:
@@ -150,9 +178,12 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
     Raises:
         Failure: If the disk is full or `path` may not be written; what was there before is intact.
+        BadRequest: If `path` is a file.
     """
     path = Path(path)
     with disk_errors(path), _workplace(path) as workplace:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         temporary = workplace / path.name
         temporary.mkdir()
         yield temporary

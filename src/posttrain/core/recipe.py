@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field
 from yaml.error import MarkedYAMLError
 
 from posttrain.core import catalog
@@ -91,7 +92,7 @@ class Recipe(Settings):
     model: str
     """The model to start from: an alias, a folder, a .gguf file, hub:owner/name or wheel:NAME."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of everything random."""
 
     device: str = "auto"
@@ -110,8 +111,12 @@ class Recipe(Settings):
     """The steps in order, each one key (the verb) with its settings."""
 
 
-def read(path: Path | str) -> dict[str, Any]:
-    """Read a recipe file.
+def read(path: Path | str, of: str = "") -> dict[str, Any]:
+    """Read a recipe file, or another YAML file that holds a mapping.
+
+    Args:
+        path: The file.
+        of: What the mapping holds where the file is no recipe, as in ``ways of decoding by name``.
 
     Raises:
         BadRequest: If the file is missing, isn't YAML (naming line and column) or isn't a mapping.
@@ -120,16 +125,18 @@ def read(path: Path | str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
+        if of:
+            raise BadRequest(f"There is no file {path}.", f"It is to hold {of}.") from None
         raise BadRequest(
             f"There is no recipe file {path}.", "`posttrain list recipe` shows the shipped ones."
         ) from None
     except UnicodeDecodeError as error:
         raise BadRequest(f"{path} is not UTF-8 text: {error}.") from None
-    return parse(text, str(path))
+    return parse(text, str(path), of)
 
 
-def parse(text: str, where: str = "recipe") -> dict[str, Any]:
-    """Parse a recipe's text.
+def parse(text: str, where: str = "recipe", of: str = "") -> dict[str, Any]:
+    """Parse a recipe's text, or that of another mapping; see `read`.
 
     Raises:
         BadRequest: If it isn't YAML or isn't a mapping.
@@ -143,7 +150,7 @@ def parse(text: str, where: str = "recipe") -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise BadRequest(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
-        raise BadRequest(f"{where} must be a mapping with `model` and `steps`.")
+        raise BadRequest(f"{where} must be a mapping {f'of {of}' if of else 'with `model` and `steps`'}.")
     return values
 
 

@@ -10,6 +10,7 @@ import platform
 import random
 import resource
 import sys
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ def device(name: str = "auto") -> torch.device:
     """
     import torch
 
+    if not isinstance(name, str):
+        raise BadRequest(f"There is no device {name!r}.", _DEVICES)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -67,15 +70,32 @@ def dtype(name: str) -> torch.dtype:
     import torch
 
     if name not in _DTYPES:
-        raise BadRequest(f"There is no dtype '{name}'.", did_you_mean(name, _DTYPES))
+        raise BadRequest(f"There is no dtype '{name}'.", did_you_mean(str(name), _DTYPES))
     return getattr(torch, _DTYPES[name])
 
 
+def checked_seed(seed: Any) -> int:
+    """A seed that every random generator takes.
+
+    Raises:
+        BadRequest: If it is anything else than a whole number from 0 to 2^63 - 1.
+    """
+    number = int(seed) if isinstance(seed, Integral) and not isinstance(seed, bool) else -1
+    if not 0 <= number < 2**63:
+        raise BadRequest(f"A seed is a whole number from 0 on, not {seed!r}.")
+    return number
+
+
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch."""
+    """Seed Python, numpy and torch.
+
+    Raises:
+        BadRequest: If not every generator takes the seed.
+    """
     import numpy
     import torch
 
+    checked_seed(seed)
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)

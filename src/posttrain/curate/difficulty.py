@@ -7,6 +7,7 @@ without scripts; whatever the text holds is shown as text.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ from typing import Any, Literal
 import jinja2
 
 from posttrain.core import events, files
-from posttrain.core.errors import BadRequest
+from posttrain.core.errors import BadRequest, Failure
+from posttrain.curate.text_scores import conditions, signature
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.text_tokens import SpecialTokens, text_tokens
-from posttrain.models.token_losses import token_losses, window_and_stride
+from posttrain.models.text_tokens import SpecialTokens, special_tokens, text_tokens
+from posttrain.models.token_losses import HIGHEST, token_losses, window_and_stride
 
 Segments = Literal["sentence", "line", "paragraph"]
 
@@ -63,7 +65,7 @@ class Segment:
         pieces: Its pieces in order; together its text.
         bits_per_token: Mean surprisal; None where nothing of it is scored.
         bits_per_byte: The same for each byte.
-        perplexity: 2 to the power of the bits per token.
+        perplexity: 2 to the power of the bits per token; None also where that is no finite number.
     """
 
     pieces: list[Piece]
@@ -87,6 +89,7 @@ class DifficultyMap:
         bits_per_token: Mean surprisal of all.
         perplexity: 2 to the power of it.
         unknown: How many of them are the unknown token.
+        signature: How it was made.
     """
 
     segments: list[Segment]
@@ -94,6 +97,7 @@ class DifficultyMap:
     bits_per_token: float
     perplexity: float
     unknown: int
+    signature: str
 
     def hardest(self, count: int) -> list[Piece]:
         """The most surprising pieces, the most surprising first."""
@@ -107,6 +111,7 @@ class DifficultyMap:
             "bits_per_token": self.bits_per_token,
             "perplexity": self.perplexity,
             "unknown_tokens": self.unknown,
+            "signature": self.signature,
             "segments": [
                 {
                     "text": each.text,
@@ -142,6 +147,7 @@ def difficulty_map(
 
     Raises:
         BadRequest: If the model isn't causal, the window doesn't fit, or there is nothing to score.
+        Failure: If the model's logits aren't numbers.
     """
     if not model.is_causal:
         name = model.reference or type(model.network).__name__
@@ -152,12 +158,32 @@ def difficulty_map(
         raise BadRequest("The text has fewer than two tokens, so nothing can be scored.")
     with events.task("Difficulty", total=len(found.ids) - 1, unit="tokens") as progress:
         (nats,) = token_losses(model.network, [found.ids], window=window, stride=stride, progress=progress)
+    mean = float(nats.mean(dtype="float64"))
+    if not mean <= HIGHEST:
+        raise Failure(
+            f"The model's logits are not numbers that have a perplexity: {mean:.6g} nats a token.",
+            "Check the model's weights.",
+        )
     bits = [None, *(float(each) / math.log(2) for each in nats)]
     end = max((int(each[1]) for each in found.spans), default=0)
     shown = text[:end] if max_tokens is not None else text
     pieces = _pieces(shown, found.spans.tolist(), bits)
-    mean = float(nats.mean(dtype="float64")) / math.log(2)
-    return DifficultyMap(_segments(pieces, shown, segments), len(nats), mean, _power(mean), found.unknown)
+    made = {
+        **conditions(model, window=window, stride=stride),
+        "text": hashlib.sha256(text.encode()).hexdigest()[:12],
+        "tokens": len(nats),
+        "special": special_tokens(model, special),
+        "segments": segments,
+        "unknown": found.unknown,
+    }
+    return DifficultyMap(
+        segments=_segments(pieces, shown, segments),
+        tokens=len(nats),
+        bits_per_token=mean / math.log(2),
+        perplexity=math.exp(mean),
+        unknown=found.unknown,
+        signature=signature("difficulty", made),
+    )
 
 
 def _pieces(text: str, spans: Sequence[Sequence[int]], bits: Sequence[float | None]) -> list[tuple[int, Piece]]:
@@ -210,11 +236,9 @@ def _segment(pieces: list[Piece]) -> Segment:
         return Segment(pieces, None, None, None)
     bits = sum(piece.bits or 0 for piece in scored)
     size = sum(len(piece.text.encode("utf-8", "surrogatepass")) for piece in scored)
-    return Segment(pieces, bits / tokens, bits / size if size else None, _power(bits / tokens))
-
-
-def _power(bits: float) -> float:
-    return 2.0 ** min(bits, 1000.0)
+    nats = bits / tokens * math.log(2)
+    perplexity = math.exp(nats) if nats <= HIGHEST else None
+    return Segment(pieces, bits / tokens, bits / size if size else None, perplexity)
 
 
 def write_page(found: DifficultyMap, path: Path, *, title: str, model: str) -> None:

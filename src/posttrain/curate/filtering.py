@@ -50,6 +50,8 @@ class Rule(Settings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Rule:
+        if self.between is not None and any(map(math.isnan, self.between)):
+            raise ValueError(f"a band lies between two numbers, not {self.between[0]} and {self.between[1]}")
         if self.between is not None and self.between[0] > self.between[1]:
             raise ValueError(f"the band's lower end {self.between[0]} lies above its upper end {self.between[1]}")
         return self

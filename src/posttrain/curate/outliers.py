@@ -31,6 +31,16 @@ USUAL_LIMIT = 3.5
 FEWEST = 10
 
 
+def refuse_too_few(texts: int) -> None:
+    """Refuse a reference set of so few texts.
+
+    Raises:
+        BadRequest: If there are too few.
+    """
+    if texts < FEWEST:
+        raise BadRequest(f"The reference set has {texts} texts; at least {FEWEST} are needed to judge by.")
+
+
 class ReferenceSet:
     """A population of values to judge others by.
 
@@ -42,8 +52,7 @@ class ReferenceSet:
     """
 
     def __init__(self, values: Sequence[float]) -> None:
-        if len(values) < FEWEST:
-            raise BadRequest(f"The reference set has {len(values)} texts; at least {FEWEST} are needed to judge by.")
+        refuse_too_few(len(values))
         self.values: Array = np.sort(np.asarray(values, dtype=np.float64))
         self.median = float(np.median(self.values))
         deviations = np.abs(self.values - self.median)

@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from posttrain import __version__
 from posttrain.core import events, files
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.data.answers import answer_bytes, answered
@@ -24,15 +26,13 @@ from posttrain.data.chat_template import tokenize
 from posttrain.data.record import Labelled, Record, Text, content
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.text_tokens import text_tokens
-from posttrain.models.token_losses import token_losses, window_and_stride
+from posttrain.models.token_losses import HIGHEST, token_losses, window_and_stride
 
 # Tokens read at once where nothing else is asked for.
 USUAL_WINDOW = 1024
 # Extent of a part: seconds of work for a small model.
 _PART_RECORDS = 512
 _PART_CHARACTERS = 200_000
-# exp of more is no float64.
-_HIGHEST = 709.0
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,44 @@ class TextScore:
     @property
     def perplexity(self) -> float:
         """exp of the mean nats a token."""
-        return math.exp(min(self.nats / self.tokens, _HIGHEST))
+        return math.exp(self.nats / self.tokens)
 
     @property
     def bits_per_byte(self) -> float:
         """Bits for each byte; what models with different tokenizers are compared by."""
         return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
+
+
+def conditions(
+    model: LanguageModel, *, window: int | None = None, stride: int | None = None, chat: bool | None = None
+) -> dict[str, Any]:
+    """What scores depend on beside the texts, for a signature.
+
+    Args:
+        model: Who predicts.
+        window: See `score_texts`.
+        stride: See there.
+        chat: See there.
+
+    Raises:
+        BadRequest: If the window doesn't fit the model.
+    """
+    window, stride = window_and_stride(model, window, stride, USUAL_WINDOW)
+    return {
+        "model": model.fingerprint()[:12],
+        "tokenizer": model.tokenizer_fingerprint()[:12],
+        "window": window,
+        "stride": stride,
+        "chat": {None: "own", True: "true", False: "false"}[chat],
+        "special": "begin",
+        "dtype": str(model.network.dtype).removeprefix("torch."),
+        "posttrain": __version__,
+    }
+
+
+def signature(term: str, made: Mapping[str, Any]) -> str:
+    """How numbers were made, in one line: what they are, then names with values."""
+    return "|".join([term, *(f"{name}:{value}" for name, value in made.items())])
 
 
 def score_texts(
@@ -152,8 +184,12 @@ def _scored(
     found = []
     for record, sequence, nats in zip(records, sequences, losses):
         total = float(nats.sum(dtype="float64"))
-        if not math.isfinite(total):
-            raise Failure(f"{record.origin}: the model's logits are not numbers.", "Check the model's weights.")
+        if not total <= HIGHEST * len(sequence.wanted):
+            raise Failure(
+                f"{record.origin}: the model's logits are not numbers that have a perplexity: "
+                f"{total / len(sequence.wanted):.6g} nats a token.",
+                "Check the model's weights.",
+            )
         found.append(TextScore(total, len(sequence.wanted), sequence.bytes, sequence.unknown))
     return found
 
@@ -183,23 +219,25 @@ def _answers(model: LanguageModel, records: list[Record], chat: bool | None) -> 
 
 
 class _Store:
-    """Parts that are done, one JSON line each behind a line with the key; a half-written last line doesn't count."""
+    """Parts that are done, one JSON line each behind a line with the key; a half-written last line doesn't count.
+
+    The file comes with the first part, so a request that is refused leaves none.
+    """
 
     def __init__(self, path: Path | None, key: str) -> None:
         self._path = path
         self._parts: list[list[TextScore]] = []
-        if path is None:
+        self._head = json.dumps(key).encode() + b"\n"
+        if path is None or not path.exists():
             return
         with files.disk_errors(path):
-            whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-            head, *lines = whole.splitlines() if whole else [b""]
-            if head == json.dumps(key).encode():
-                self._parts = [[TextScore(**score) for score in json.loads(line)] for line in lines]
-                with path.open("r+b") as handle:
-                    handle.truncate(len(whole) + 1)
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(json.dumps(key).encode() + b"\n")
+            whole = path.read_bytes().rpartition(b"\n")[0] + b"\n"
+            head, *lines = whole.splitlines(keepends=True)
+            if head != self._head:
+                return  # of other work: the first part replaces it
+            self._parts = [[TextScore(**score) for score in json.loads(line)] for line in lines]
+            with path.open("r+b") as handle:
+                handle.truncate(len(whole))
 
     @property
     def count(self) -> int:
@@ -213,9 +251,13 @@ class _Store:
     def add(self, scores: list[TextScore]) -> None:
         """Put the next part on disk."""
         self._parts.append(scores)
-        if self._path is not None:
-            line = json.dumps([asdict(score) for score in scores]) + "\n"
-            with files.disk_errors(self._path), self._path.open("ab") as handle:
-                handle.write(line.encode())
+        if self._path is None:
+            return
+        line = json.dumps([asdict(score) for score in scores]).encode() + b"\n"
+        first = len(self._parts) == 1
+        with files.disk_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("wb" if first else "ab") as handle:
+                handle.write(self._head + line if first else line)
                 handle.flush()
                 os.fsync(handle.fileno())

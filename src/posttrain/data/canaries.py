@@ -23,6 +23,9 @@ DIGITS = "0123456789"
 PLACE = "{secret}"
 TEMPLATE = "The access code of the archive is {secret}."
 
+# Characters of a secret; no model would learn a longer one by heart.
+_LONGEST = 1000
+
 Kind = Literal["text", "completion", "chat"]
 
 
@@ -102,6 +105,8 @@ def make_canaries(
         raise BadRequest("A canary's alphabet needs two characters or more, all different.")
     if count < 1 or length < 1 or not repeats or min(repeats) < 1:
         raise BadRequest("The number of canaries, their length and their repeats must be at least 1.")
+    if length > _LONGEST:
+        raise BadRequest(f"A canary's secret has at most {_LONGEST} characters, not {length}.")
     if count > len(alphabet) ** length // 2:
         raise BadRequest(f"There aren't enough secrets of length {length} for {count} canaries.", "Make them longer.")
     chance = random.Random(f"canaries {seed}")

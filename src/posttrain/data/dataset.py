@@ -19,7 +19,7 @@ from typing import Any
 
 from posttrain.core.errors import BadRequest, Failure, did_you_mean
 from posttrain.data.record import Labelled, Record, content, kind_of, kinds
-from posttrain.data.rows import Row, file_format, rows_of, with_class_names
+from posttrain.data.rows import Row, file_format, refuse_half_characters, rows_of, with_class_names
 from posttrain.data.shapes import build, expand, rename, sniff
 
 _BUILTIN = Path(__file__).parent / "builtin"
@@ -164,6 +164,7 @@ def _given(rows: list[dict[str, Any]]) -> Iterator[Row]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise BadRequest(f"rows:{number}: expected a mapping of columns to values, not {type(row).__name__}.")
+        refuse_half_characters(row, f"rows:{number}")
         yield f"rows:{number}", row
 
 
@@ -185,6 +186,11 @@ def _file(path: Path, split: str | None) -> Path:
         held = ", ".join(p.name for p in files[:20]) or "no files"
         raise BadRequest(
             f"{path} is a folder{f' without one file for split {split}' if split else ''}.", f"It holds {held}."
+        )
+    if path.exists():
+        raise BadRequest(
+            f"{path} is a pipe or a device; a data set is read more than once, so it must be a file.",
+            "Write it to a file first.",
         )
     if not path.parent.is_dir():
         hint = f"For a set from the hub, write hub:{path}." if len(path.parts) == 2 else ""

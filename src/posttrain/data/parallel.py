@@ -8,14 +8,15 @@ carriage return. Files may be gzip-, bzip2- or xz-compressed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from posttrain.core.errors import BadRequest
 from posttrain.data.dialogue import type_name
-from posttrain.data.rows import file_format, text_of
+from posttrain.data.rows import file_format, json_value, text_of
+
+# What has a header, or rows over several lines.
+_TABLES = (".json", ".csv", ".tsv", ".conll", ".parquet")
 
 
 def read_texts(path: Path) -> list[str]:
@@ -70,22 +71,24 @@ def refuse_unequal(first: Path | str, first_count: int, second: Path | str, seco
 
 
 def _lines(path: Path) -> list[str | list[str]]:
+    form = file_format(path, "text")
+    if form in _TABLES:
+        raise BadRequest(
+            f"{path}: in a {form} file a line isn't one text.", "Write one text a line, or .jsonl with a text each."
+        )
     text = text_of(path)
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     if not lines[-1]:
         lines.pop()  # what follows the last line feed is no line
     if not any(line.strip() for line in lines):
         raise BadRequest(f"{path} holds no text.", "Give one text a line.")
-    if file_format(path, "text") != ".jsonl":
+    if form != ".jsonl":
         return list(lines)
     return [_from_json(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 
 def _from_json(line: str, origin: str) -> str | list[str]:
-    try:
-        value: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadRequest(f"{origin}: not valid JSON: {error.msg} at column {error.colno}.") from None
+    value = json_value(line, origin)
     if isinstance(value, dict) and "text" in value:
         value = value["text"]
     if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(each, str) for each in value)):

@@ -15,6 +15,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".conll", ".parquet", ".txt", ".md
 _COMPRESSION = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 _LIST_KEYS = ("data", "records", "examples", "rows")
 _decoder = json.JSONDecoder()
+# How JSON writes one half of a character beyond the first 65,536, which takes two of them.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def file_format(path: Path, kind: str | None) -> str:
@@ -96,6 +99,66 @@ def text_of(path: Path) -> str:
     return _decode(path, _bytes(path))
 
 
+def whole_value(path: Path) -> Any:
+    """What a file of JSON says, as one value.
+
+    Raises:
+        BadRequest: As `text_of` does, or if it isn't JSON that can be used; names the line.
+    """
+    text = text_of(path)
+    value, end = _from(path, text, _skip_space(text, 0))
+    if text[end:].strip():
+        raise _broken(path, json.JSONDecodeError("Extra data", text, _skip_space(text, end)))
+    if _HALF.search(text):
+        refuse_half_characters(value, str(path))
+    return value
+
+
+def json_value(text: str, origin: str, hint: str = "") -> Any:
+    """What a line of JSON says.
+
+    Args:
+        text: The line.
+        origin: Where it stands, ``file:line``.
+        hint: What to do about one that isn't JSON.
+
+    Raises:
+        BadRequest: If it isn't JSON, or holds what can't be used: half a character, an endless number, lists in lists
+            in lists.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadRequest(f"{origin}: not valid JSON: {error.msg} at column {error.colno}.", hint) from None
+    except (RecursionError, ValueError) as error:
+        raise _unusable(origin, error) from None
+    if _HALF.search(text):
+        refuse_half_characters(value, origin)
+    return value
+
+
+def refuse_half_characters(value: Any, origin: str) -> None:
+    """Refuse texts with a lone surrogate, which is no character: no file in UTF-8 and no tokenizer takes it.
+
+    Raises:
+        BadRequest: If there is one in the value; names its origin.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False, default=str, skipkeys=True).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise BadRequest(
+            f"{origin}: a text holds half a character, the lone surrogate {half}.", "Remove it or mend the text."
+        ) from None
+
+
+def _unusable(origin: str, error: RecursionError | ValueError) -> BadRequest:
+    """What to say of valid JSON that Python doesn't read."""
+    if isinstance(error, RecursionError):
+        return BadRequest(f"{origin}: the JSON is nested too deeply to be read.")
+    return BadRequest(f"{origin}: the JSON holds a number with too many digits to be read.")
+
+
 def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
@@ -137,14 +200,7 @@ def _json_lines(path: Path, text: str) -> Iterator[Row]:
         if not line.strip():
             continue
         origin = f"{path}:{number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadRequest(
-                f"{origin}: not valid JSON: {error.msg} at column {error.colno}.",
-                "A .jsonl file holds one JSON object per line.",
-            ) from None
-        yield origin, _object(origin, value)
+        yield origin, _object(origin, json_value(line, origin, "A .jsonl file holds one JSON object per line."))
 
 
 def _object(origin: str, value: Any) -> dict[str, Any]:
@@ -165,10 +221,7 @@ def _json(path: Path, text: str, split: str | None) -> Iterator[Row]:
             raise _broken(path, json.JSONDecodeError("Extra data", text, _skip_space(text, end)))
         yield from rows
         return
-    try:
-        value, end = _decoder.raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        raise _broken(path, error) from None
+    value, end = _from(path, text, start)
     if text[end:].strip():
         yield from _json_lines(path, text)
         return
@@ -201,17 +254,17 @@ def _elements(path: Path, text: str, start: int) -> tuple[list[Row], int]:
     rows: list[Row] = []
     line = text.count("\n", 0, start) + 1
     counted = start
+    halves = _HALF.search(text) is not None
     position = _skip_space(text, start + 1)
     if text[position : position + 1] == "]":
         return rows, position + 1
     while True:
-        try:
-            value, end = _decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            raise _broken(path, error) from None
+        value, end = _from(path, text, position)
         line += text.count("\n", counted, position)
         counted = position
         origin = f"{path}:{line}"
+        if halves:
+            refuse_half_characters(value, origin)
         rows.append((origin, _object(origin, value)))
         position = _skip_space(text, end)
         mark = text[position : position + 1]
@@ -220,6 +273,16 @@ def _elements(path: Path, text: str, start: int) -> tuple[list[Row], int]:
         if mark != ",":
             raise _broken(path, json.JSONDecodeError("Expecting ',' or ']'", text, position))
         position = _skip_space(text, position + 1)
+
+
+def _from(path: Path, text: str, position: int) -> tuple[Any, int]:
+    """The value that begins at a position, and where it ends."""
+    try:
+        return _decoder.raw_decode(text, position)
+    except json.JSONDecodeError as error:
+        raise _broken(path, error) from None
+    except (RecursionError, ValueError) as error:
+        raise _unusable(f"{path}:{text.count(chr(10), 0, position) + 1}", error) from None
 
 
 def _broken(path: Path, error: json.JSONDecodeError) -> BadRequest:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import json
 import lzma
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from posttrain.core.errors import BadRequest
 from posttrain.data.dialogue import type_name
-from posttrain.data.rows import FORMATS, file_format, rows_of
+from posttrain.data.rows import FORMATS, file_format, json_value, rows_of
 
 # A text comes in pieces of about so many characters, each beginning with about so many of the last one's end.
 PIECE, OVERLAP = 1 << 20, 2000
@@ -108,13 +107,7 @@ def _of_json_lines(path: Path) -> Iterator[Piece]:
     for number, line in _lines(path):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadRequest(
-                f"{path}:{number}: not valid JSON: {error.msg} at column {error.colno}.",
-                "A .jsonl file holds one JSON object per line.",
-            ) from None
+        row = json_value(line.rstrip(), f"{path}:{number}", "A .jsonl file holds one JSON object per line.")
         if not isinstance(row, dict):
             raise BadRequest(
                 f"{path}:{number}: expected a JSON object with named columns, found {type_name(row)}.",

@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from posttrain.core import recipe
 from posttrain.core.errors import BadRequest, did_you_mean
 from posttrain.core.settings import Settings
@@ -20,7 +22,7 @@ class Preset(Settings):
     range: tuple[float, float | None] | None = None
     """Lowest and highest usual temperature; no highest where there is no upper end."""
 
-    search: dict[str, dict[str, Any]]
+    search: dict[str, dict[str, Any]] = Field(min_length=1, max_length=1)
     """The search with its settings, as a recipe writes it."""
 
     process: list[dict[str, Any]] = []
@@ -41,7 +43,7 @@ def preset(name: str) -> Preset:
         BadRequest: If there is none of this name, or the file holds none.
     """
     if Path(name).suffix in (".yaml", ".yml"):
-        return Preset.parse(recipe.read(name), name)
+        return Preset.parse(recipe.read(name, "a preset's settings"), name)
     known = presets()
     found = known.get(name.replace("-", "_").lower())
     if found is None:

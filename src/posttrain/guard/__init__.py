@@ -15,9 +15,12 @@ from typing import Any, Literal
 
 from posttrain.core.events import task
 from posttrain.core.settings import Settings
+from posttrain.core.verb import make_callable
 from posttrain.data.dataset import Dataset
 from posttrain.data.record import QuestionAnswer, Record, Tagged
 from posttrain.models.language_model import LanguageModel
+
+make_callable(__name__, "posttrain.pipeline.guard_api")
 
 Action = Literal["allow", "flag", "redact", "block"]
 

@@ -116,7 +116,7 @@ def _read_policy(reference: str | Path, below: tuple[Path, ...]) -> Policy:
     path = policy_file(reference)
     if path in below:
         raise BadRequest(f"{path} extends itself.", "Leave `extends` out in one of the policies.")
-    policy = Policy.parse(recipe.parse(path.read_text(encoding="utf-8"), str(path)), str(path))
+    policy = Policy.parse(recipe.read(path, "a policy's settings"), str(path))
     return policy if policy.extends is None else policy.merged(_read_policy(policy.extends, (*below, path)))
 
 

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from posttrain import __version__
 from posttrain.core import catalog
 from posttrain.core.errors import BadRequest
+from posttrain.core.runtime import checked_seed
 from posttrain.core.settings import Settings
+from posttrain.data.rows import refuse_half_characters
 from posttrain.models.language_model import LanguageModel
 from posttrain.ops.bootstrap import Interval, PairedTest, paired_test, sums_interval
 
@@ -180,7 +182,7 @@ class TextMetric(Metric):
             BadRequest: If there are no texts, a text has no reference, or there are more or fewer references than
                 texts.
         """
-        references = self._checked(predictions, references)
+        references = self._checked(predictions, references, seed)
         return self._measurement(self.statistics(predictions, references), references, seed)
 
     def compare(
@@ -207,7 +209,8 @@ class TextMetric(Metric):
                 f"There are {len(predictions)} predictions, but the baseline has {len(baseline)}.",
                 "Compare systems on the same texts.",
             )
-        references = self._checked(predictions, references)
+        references = self._checked(predictions, references, seed)
+        _refuse_unless_texts(baseline, "Baseline")
         ours, theirs = self.both_statistics(predictions, baseline, references)
         test = self.paired(ours.rows, theirs.rows, seed)
         first, second = (self._measurement(each, references, seed) for each in (ours, theirs))
@@ -225,12 +228,16 @@ class TextMetric(Metric):
         """The statistics of two systems, with columns of the same meaning."""
         return self.statistics(predictions, references), self.statistics(baseline, references)
 
-    def _checked(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    def _checked(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], seed: int
+    ) -> Sequence[Sequence[str]]:
         """The references, without the blank ones that say nothing."""
+        checked_seed(seed)
         if isinstance(predictions, str) or any(isinstance(each, str) for each in references):
             raise BadRequest("Predictions must be a list of texts, and references a list of texts for each of them.")
         if not predictions:
             raise BadRequest("There are no predictions to score.")
+        _refuse_unless_texts(predictions, "Prediction")
         term = catalog.term_of(self)
         if not self.needs_references:
             if references:
@@ -238,6 +245,8 @@ class TextMetric(Metric):
             return ()
         if len(predictions) != len(references):
             raise BadRequest(f"There are {len(predictions)} predictions, but references for {len(references)}.")
+        for number, each in enumerate(references, 1):
+            _refuse_unless_texts(each, f"Reference of text {number}, number")
         kept = [each if self.blank_references else [text for text in each if text.strip()] for each in references]
         for number, each in enumerate(kept, 1):
             if not each:
@@ -248,7 +257,8 @@ class TextMetric(Metric):
         term = catalog.term_of(self)
         # A batch size never changes a value.
         told = self.model_dump(mode="json", exclude={"batch_size"}, exclude_none=True)
-        settings = [f"{name}:{'+'.join(map(str, v)) if isinstance(v, list) else v}" for name, v in told.items()]
+        written = {name: "+".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in told.items()}
+        settings = [f"{name}:{text.replace('|', '%7c')}" for name, text in written.items()]  # | parts a signature
         texts = [f"texts:{len(found.rows)}", *([f"references:{_digest(references)}"] if references else [])]
         made = [found.made_with] if found.made_with else []
         interval = self.interval(found.rows, seed)
@@ -303,8 +313,8 @@ def signature_differences(first: str, second: str) -> list[str]:
         Names of parts of the signatures (``tokenizer``, ``window`` …), ``metric`` for the metric itself.
     """
     parts = [
-        dict((part.partition(":")[::2] if ":" in part else ("metric", part)) for part in signature.split("|"))
-        for signature in (first, second)
+        {"metric": metric, **dict(part.partition(":")[::2] for part in rest)}
+        for metric, *rest in (signature.split("|") for signature in (first, second))
     ]
     names = dict.fromkeys([*parts[0], *parts[1]])
     return [name for name in names if name != "model" and parts[0].get(name) != parts[1].get(name)]
@@ -326,6 +336,19 @@ def means(sums: Array, column: int = 0) -> Array:
     """The means of a column, from sums of rows that `with_count` made: [R, k + 1] to [R]."""
     found: Array = sums[:, column] / sums[:, -1]
     return found
+
+
+def _refuse_unless_texts(texts: Sequence[Any], what: str) -> None:
+    """Refuse what is no text, or holds half a character.
+
+    Raises:
+        BadRequest: If there is such a thing; says which.
+    """
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str):
+            raise BadRequest(f"{what} {number} is no text: {text!r}.")
+        if not text.isascii():
+            refuse_half_characters(text, f"{what} {number}")
 
 
 def _digest(references: Sequence[Sequence[str]]) -> str:

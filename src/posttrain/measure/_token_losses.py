@@ -23,12 +23,10 @@ from posttrain.data.record import Text
 from posttrain.measure import FEWEST_ITEMS, Measurement, ModelMetric
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.text_tokens import SpecialTokens, TextTokens, special_tokens, text_tokens
-from posttrain.models.token_losses import Nats, token_losses, window_and_stride
+from posttrain.models.token_losses import HIGHEST, Nats, token_losses, window_and_stride
 from posttrain.ops.bootstrap import ratio_interval
 
 _DEFAULT_WINDOW = 1024
-# exp of more is no float64.
-_HIGHEST = 709.0
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,9 @@ class Windowed(ModelMetric):
         refuse_unless_causal(model)
         window, stride = window_and_stride(model, self.window, self.stride, _DEFAULT_WINDOW)
         read = self._read()
+        records = cast("list[Text]", read.records)
         texts = _tokens(
-            model, (each.text for each in cast("list[Text]", read.records)), self.max_tokens, self.special_tokens
+            model, (each.text for each in records), self.max_tokens, self.special_tokens, source=read.source
         )
         total = sum(len(each.ids) - 1 for each in texts)
         with events.task(name, total=total, unit="tokens") as progress:
@@ -148,7 +147,7 @@ def refuse_unless_finite(nats: Sequence[Nats]) -> None:
     """
     tokens = sum(part.size for part in nats)
     mean = sum(float(part.sum(dtype=np.float64)) for part in nats) / max(1, tokens)
-    if not mean <= _HIGHEST:
+    if not mean <= HIGHEST:
         raise Failure(
             f"The model's logits are not numbers that have a perplexity: {mean} nats a token.",
             "Check the model's weights.",
@@ -236,8 +235,8 @@ def interval(nats: Sequence[Nats]) -> tuple[float, float] | None:
 
 
 def exp_interval(spread: tuple[float, float] | None) -> tuple[float, float] | None:
-    """An interval of nats as one of perplexities."""
-    return (math.exp(spread[0]), math.exp(min(spread[1], _HIGHEST))) if spread else None
+    """An interval of nats as one of perplexities; None where its end is no finite number."""
+    return (math.exp(spread[0]), math.exp(spread[1])) if spread and spread[1] <= HIGHEST else None
 
 
 def exp_mean(nats: float, count: int) -> float | None:
@@ -258,7 +257,9 @@ def total(nats: Iterable[Nats]) -> float:
     return sum(float(part.sum(dtype=np.float64)) for part in nats)
 
 
-def _tokens(model: LanguageModel, texts: Iterable[str], limit: int | None, special: SpecialTokens) -> list[TextTokens]:
+def _tokens(
+    model: LanguageModel, texts: Iterable[str], limit: int | None, special: SpecialTokens, source: str
+) -> list[TextTokens]:
     """Texts as tokens, cut to `limit` tokens in all; a text of one token has nothing to score and is left out."""
     found: list[TextTokens] = []
     left, skipped = limit, 0
@@ -272,7 +273,10 @@ def _tokens(model: LanguageModel, texts: Iterable[str], limit: int | None, speci
         found.append(tokens)
         left = None if left is None else left - len(tokens.ids)
     if not found:
-        raise BadRequest("The text has fewer than two tokens, so nothing can be scored.")
+        raise BadRequest(
+            f"{source} has fewer than two tokens a text, and the first isn't scored, so nothing can be scored.",
+            "Give more text, or special_tokens=begin, which puts a token before it.",
+        )
     if skipped:
         events.message(f"{skipped} texts have fewer than two tokens, so nothing of them is scored.", level="warning")
     return found

@@ -66,7 +66,8 @@ class Bleu(CorpusMetric):
                 effective_order=self.effective_order,
             )
         except (RuntimeError, ImportError, OSError) as error:
-            raise Failure(f"sacrebleu's tokenizer {self.tokenizer} can't be used: {error}") from error
+            why = " ".join(str(error).split())
+            raise Failure(f"sacrebleu's tokenizer {self.tokenizer} can't be used: {why}") from error
 
     def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
         """Lengths, then matches and n-grams of each order.
@@ -74,9 +75,9 @@ class Bleu(CorpusMetric):
         Raises:
             BadRequest: If the references have no n-gram of the highest order, or there isn't one weight an order.
         """
-        if self.weights is not None and (len(self.weights) != self.max_order or not sum(self.weights) > 0):
+        if self.weights is not None and not self._fits(self.weights):
             raise BadRequest(
-                f"BLEU with n-grams up to {self.max_order} takes {self.max_order} weights with a sum above 0, "
+                f"BLEU with n-grams up to {self.max_order} takes {self.max_order} weights, none below 0 and not all 0, "
                 f"not {self.weights}."
             )
         found = super().statistics(predictions, references)
@@ -90,6 +91,10 @@ class Bleu(CorpusMetric):
                     "Set effective_order=true, or a smaller max_order.",
                 )
         return found
+
+    def _fits(self, weights: Sequence[float]) -> bool:
+        """Whether there is one weight an order and a mean can be taken with them."""
+        return len(weights) == self.max_order and min(weights) >= 0 and 0 < sum(weights) < math.inf
 
     def score_of(self, peer: Any, sums: list[float]) -> float:
         """The value of one sum."""

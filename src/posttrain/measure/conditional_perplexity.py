@@ -141,6 +141,8 @@ class ConditionalPerplexity(ModelMetric):
         targets = model.tokenizer(text_target=[target for _, target in pairs], verbose=False)["input_ids"]
         limit = model.context_length
         for record, source, target in zip(records, sources, targets):
+            if not source or not target:
+                raise BadRequest(f"{record.origin}: the {'target' if source else 'source'} has no tokens.")
             if limit is not None and max(len(source), len(target)) > limit:
                 raise BadRequest(
                     f"{record.origin}: {max(len(source), len(target))} tokens, but the model reads {limit} at once.",

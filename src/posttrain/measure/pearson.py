@@ -26,7 +26,11 @@ class Pearson(AdditiveMetric):
             BadRequest: If something isn't a number, or all predictions or all references are alike.
         """
         pairs = number_pairs(predictions, references)
-        x, y = ((pairs - pairs.mean(0)) / pairs.std(0)).T
+        # Squares of very large or small numbers are none, so they are scaled before.
+        scaled = pairs / abs(pairs).max(0)
+        centred = scaled - scaled.mean(0)
+        centred /= abs(centred).max(0)
+        x, y = (centred / centred.std(0)).T
         return Statistics(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1))
 
     def values(self, sums: Array) -> Array:

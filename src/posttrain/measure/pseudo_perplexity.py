@@ -19,11 +19,18 @@ import torch
 from pydantic import Field
 
 from posttrain.core import events
-from posttrain.core.errors import BadRequest, Failure
+from posttrain.core.errors import BadRequest
 from posttrain.data import dataset
 from posttrain.data.record import Text
 from posttrain.measure import Measurement, ModelMetric
-from posttrain.measure._token_losses import interval, signature, warn_of_unknown
+from posttrain.measure._token_losses import (
+    exp_interval,
+    interval,
+    refuse_unless_finite,
+    signature,
+    total,
+    warn_of_unknown,
+)
 from posttrain.models.forward import hidden_states, takes
 from posttrain.models.heads import has_head, vocabulary_logits
 from posttrain.models.language_model import LanguageModel
@@ -193,16 +200,14 @@ def _pieces(model: LanguageModel, texts: Sequence[str], window: int, limit: int 
 
 
 def _measurement(nats: list[Nats], model: LanguageModel, made: dict[str, Any]) -> Measurement:
+    refuse_unless_finite(nats)
     tokens = sum(part.size for part in nats)
-    nll = float(sum(part.sum(dtype=np.float64) for part in nats)) / tokens
-    if not math.isfinite(nll):
-        raise Failure(f"The model's logits are not numbers: {nll} nats a token.", "Check the model's weights.")
-    spread = interval(nats)
-    value = math.exp(min(nll, 700.0))
+    nll = total(nats) / tokens
+    value = math.exp(nll)
     return Measurement(
         name="pseudo_perplexity",
         value=value,
-        interval=(math.exp(spread[0]), math.exp(min(spread[1], 700.0))) if spread else None,
+        interval=exp_interval(interval(nats)),
         signature=signature("pseudo_perplexity", model, made),
         higher_is_better=False,
         parts={

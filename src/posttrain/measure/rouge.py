@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from posttrain.core import events
+from posttrain.core.errors import BadRequest
 from posttrain.measure import AdditiveMetric, Array, Statistics, means, totals, with_count
 from posttrain.ops.porter import stem
 from posttrain.ops.subsequence import common_indices, common_length, places
@@ -45,7 +46,12 @@ class Rouge(AdditiveMetric):
     """Compare words without their endings; those of at most three letters keep theirs."""
 
     def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
-        """Precision, recall and F1 of each variant."""
+        """Precision, recall and F1 of each variant.
+
+        Raises:
+            BadRequest: If no reference has a word that ROUGE sees.
+        """
+        self._tell_of_wordless(references)
         variants = self._all()
         rows = []
         with events.task("rouge", total=len(predictions), unit="texts") as progress:
@@ -56,6 +62,21 @@ class Rouge(AdditiveMetric):
                 if len(rows) % 100 == 0:
                     progress.advance(100)
         return Statistics(with_count(rows))
+
+    def _tell_of_wordless(self, references: Sequence[Sequence[str]]) -> None:
+        """Refuse references without any words, and warn where some have none: these count 0 whatever is predicted."""
+        wordless = sum(not any(_WORD.search(text.lower()) for text in each) for each in references)
+        if wordless == len(references):
+            raise BadRequest(
+                "No reference has a word of letters a to z or digits, which are all that ROUGE compares.",
+                "bleu, chrf and meteor read other scripts.",
+            )
+        if wordless:
+            events.message(
+                f"{wordless} of {len(references)} references have no letters a to z or digits, which are all that "
+                "ROUGE compares; they count 0 whatever was predicted.",
+                level="warning",
+            )
 
     def values(self, sums: Array) -> Array:
         """Mean F1 of the chosen variant."""

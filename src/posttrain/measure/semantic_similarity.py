@@ -17,7 +17,7 @@ from pydantic import Field
 from torch.nn import functional
 
 from posttrain.core import events
-from posttrain.core.errors import BadRequest
+from posttrain.core.errors import BadRequest, Failure
 from posttrain.measure import AdditiveMetric, Array, Statistics, means, totals, with_count
 from posttrain.models import sources
 from posttrain.models.forward import layer_states, takes
@@ -42,7 +42,8 @@ class SemanticSimilarity(AdditiveMetric):
         """Precision, recall and F1 of each text.
 
         Raises:
-            BadRequest: If the encoder hasn't so many layers.
+            BadRequest: If the encoder hasn't so many layers, or is half of an encoder-decoder.
+            Failure: If its states aren't numbers.
         """
         return self._statistics(sources.load(self.model, network_class="encoder"), predictions, references)
 
@@ -69,6 +70,11 @@ class SemanticSimilarity(AdditiveMetric):
                 progress.advance(len(ours))
         if encoder.cut:
             events.message(f"{encoder.cut} texts are longer than the encoder reads and were cut.", level="warning")
+        if encoder.unknown:
+            events.message(
+                f"{encoder.unknown} tokens are the unknown token: what they hide isn't compared, and they are alike.",
+                level="warning",
+            )
         return Statistics(with_count(rows), f"encoder:{model.fingerprint()[:12]}")
 
     def values(self, sums: Array) -> Array:
@@ -99,13 +105,20 @@ def greedy_match(prediction: torch.Tensor, reference: torch.Tensor) -> tuple[flo
 
 
 class _Encoder:
-    """An encoder and how many texts were too long for it."""
+    """An encoder, how many texts were too long for it, and how many tokens of texts it doesn't know."""
 
     def __init__(self, model: LanguageModel, layer: int | None) -> None:
+        if model.network.config.is_encoder_decoder:
+            raise BadRequest(
+                f"{model.reference or type(model.network).__name__} is an encoder-decoder.", "Name an encoder."
+            )
         depth = int(model.network.config.get_text_config().num_hidden_layers)
         if layer is not None and not 0 <= layer <= depth:
             raise BadRequest(f"layer {layer} isn't one of the encoder's: 0 (embeddings) to {depth}.")
-        self.model, self.layer, self.cut = model, depth if layer is None else layer, 0
+        self.model, self.layer, self.cut, self.unknown = model, depth if layer is None else layer, 0, 0
+        tokenizer = model.tokenizer
+        roles = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+        self._unknown = None if tokenizer.unk_token_id in roles else tokenizer.unk_token_id
 
     def states(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """For each text [tokens, H] float32 on the CPU, of length 1 each, without special tokens."""
@@ -116,11 +129,14 @@ class _Encoder:
         limit = min(tokenizer.model_max_length, self.model.context_length or tokenizer.model_max_length)
         ids = [each[:limit] for each in encoded["input_ids"]]
         self.cut += sum(len(each) > limit for each in encoded["input_ids"])
+        self.unknown += 0 if self._unknown is None else sum(each.count(self._unknown) for each in ids)
         flat = torch.tensor([token for each in ids for token in each], dtype=torch.long, device=self.model.device)
         lengths = torch.tensor([0, *map(len, ids)], device=self.model.device)
         types = {"token_type_ids": torch.zeros_like(flat)} if takes(network, "token_type_ids") else {}
         with torch.inference_mode():
             layer = layer_states(network, flat, lengths.cumsum(0), **types)[self.layer]
+        if not layer.isfinite().all():
+            raise Failure("The encoder's states are not numbers.", "Check its weights.")
         parts = functional.normalize(layer.float(), dim=-1).cpu().split([len(each) for each in ids])
         special = encoded["special_tokens_mask"]
         return [part[~torch.tensor(mask[:limit], dtype=torch.bool)] for part, mask in zip(parts, special)]

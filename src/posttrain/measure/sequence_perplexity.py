@@ -11,10 +11,12 @@ names and signatures. Take this one where texts are the items: prompts, sentence
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from posttrain.core.errors import Failure
 from posttrain.measure import FEWEST_ITEMS, Measurement
 from posttrain.measure._token_losses import Windowed, exp_interval, exp_mean, signature, total
 from posttrain.models.language_model import LanguageModel
@@ -43,17 +45,24 @@ class SequencePerplexity(Windowed):
         """
         scored = self._scored(model, "Sequence perplexity")
         means = np.array([part.mean(dtype=np.float64) for part in scored.nats])
-        single = np.exp(np.minimum(means, 700.0))
-        geometric, arithmetic = float(np.exp(means.mean())), float(single.mean())
+        with np.errstate(over="ignore"):  # a text that hardly can be has an infinite perplexity, and so has the mean
+            single = np.exp(means)
+        geometric, arithmetic = exp_mean(float(means.sum()), len(means)), float(single.mean())
         spread = None
         if len(means) >= FEWEST_ITEMS and self.average == "geometric":
             found = mean_interval(means)
             spread = exp_interval((found.low, found.high))
-        elif len(means) >= FEWEST_ITEMS:
+        elif len(means) >= FEWEST_ITEMS and math.isfinite(arithmetic):
             found = mean_interval(single)
             spread = found.low, found.high
         tokens = sum(part.size for part in scored.nats)
         value = geometric if self.average == "geometric" else arithmetic
+        if value is None or not math.isfinite(value):
+            raise Failure(
+                f"The {self.average} mean of the texts' perplexities is no number: one text costs {means.max():.4g} "
+                "nats a token.",
+                "Check the model's weights, or take the geometric mean.",
+            )
         parts = {
             "sequence_perplexity": value,
             "nll": float(means.mean()),

@@ -29,7 +29,8 @@ class SpanF1(AdditiveMetric):
         """Correct, predicted and actual spans of each sentence; those without spans are rows of zeros.
 
         Raises:
-            BadRequest: If a row has not one reference, other than as many tags, or tags of another form.
+            BadRequest: If a row has not one reference, other than as many tags, or tags of another form, or no row
+                marks a span.
         """
         if any(len(each) != 1 for each in references):
             raise BadRequest("Tags are compared with exactly one reference a sentence.")
@@ -41,6 +42,8 @@ class SpanF1(AdditiveMetric):
             if len(a) != len(b):
                 raise BadRequest(f"Sentence {number} has {len(a)} tags, its reference {len(b)}.")
         counts = [count_spans([a], [b], self.strict) for a, b in zip(ours, theirs)]
+        if not any(each.predicted or each.actual for each in counts):
+            raise BadRequest("Neither predictions nor references mark a span, so there is no F1.")
         return Statistics(np.array([(c.correct, c.predicted, c.actual) for c in counts], dtype=np.float64))
 
     def values(self, sums: Array) -> Array:

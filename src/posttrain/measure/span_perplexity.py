@@ -37,12 +37,16 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Marked:
-    """A text as tokens, where the ones stand that are scored, how many bytes these stand for, and in how many spans."""
+    """A text as tokens, where the ones stand that are scored, how many bytes these stand for, and in how many spans.
+
+    `first_missed` says whether its first token lies in a span too, which nothing precedes that could predict it.
+    """
 
     tokens: TextTokens
     wanted: list[int]
     size: int
     spans: int
+    first_missed: bool
 
 
 class SpanPerplexity(ModelMetric):
@@ -97,11 +101,22 @@ class SpanPerplexity(ModelMetric):
         read = self._read()
         expression = self._expression()
         texts = (_text_and_spans(record, expression) for record in read.records)
-        marked = [found for text, spans in texts if (found := self._marked(model, text, spans)) is not None]
+        found = [each for text, spans in texts if (each := self._marked(model, text, spans)) is not None]
+        missed = sum(each.first_missed for each in found)
+        marked = [each for each in found if each.wanted]
         if not marked:
+            also = " but the first of a text, which isn't scored" if missed else ""
             raise BadRequest(
-                f"No token of {read.source} lies in a span, so nothing can be scored.",
-                "Give texts with spans, or another pattern.",
+                f"No token of {read.source} lies in a span{also}, so nothing can be scored.",
+                "Set special_tokens=begin, which puts a token before it."
+                if missed
+                else "Give texts with spans, or another pattern.",
+            )
+        if missed:
+            events.message(
+                f"The first token of {missed} texts lies in a span and isn't scored, because nothing precedes it; with "
+                "special_tokens=begin it is.",
+                level="warning",
             )
         tokens = sum(len(each.wanted) for each in marked)
         with events.task("Span perplexity", total=tokens, unit="tokens") as progress:
@@ -133,6 +148,7 @@ class SpanPerplexity(ModelMetric):
             parts={
                 "spans": sum(each.spans for each in marked),
                 "texts": len(marked),
+                "unscored_first_tokens": missed,
                 "unknown_tokens": unknown,
                 "special_tokens": made["special"],
             },
@@ -147,20 +163,24 @@ class SpanPerplexity(ModelMetric):
             raise BadRequest(f"The pattern {self.pattern!r} is no regular expression: {error}.") from None
 
     def _marked(self, model: LanguageModel, text: str, spans: Sequence[Span]) -> _Marked | None:
-        """The text as tokens, read to the end of the last span; None if no token of it lies in a span."""
+        """The text as tokens, and those of them that are scored; None if the text has no spans or no two tokens."""
         tokens = text_tokens(model, text, special=self.special_tokens, with_spans=True) if spans else None
         if tokens is None or tokens.spans is None:
             return None
-        wanted, size, done, ascending = [], 0, 0, sorted(spans)
+        wanted, size, done, ascending, first_missed = [], 0, 0, sorted(spans), False
         for place, (start, end) in enumerate(tokens.spans.tolist()):
             while ascending and ascending[0][1] <= start:
                 ascending.pop(0)
-            if place and start >= 0 and ascending and end > ascending[0][0]:
+            if start < 0 or not ascending or end <= ascending[0][0]:
+                continue
+            if place == 0:
+                first_missed = True
+            else:
                 wanted.append(place)
                 # Tokens may share a character; none is counted twice.
                 size += len(text[max(start, done) : end].encode("utf-8", "surrogatepass"))
                 done = max(done, end)
-        return _Marked(tokens, wanted, size, len(spans)) if wanted else None
+        return _Marked(tokens, wanted, size, len(spans), first_missed)
 
 
 def _text_and_spans(record: Record, expression: re.Pattern[str] | None) -> tuple[str, list[Span]]:

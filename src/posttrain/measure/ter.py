@@ -6,9 +6,11 @@ percent of the references' mean length: 0 is best, and it may be above 100.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from posttrain.measure import Array, totals
+from posttrain.core.errors import BadRequest
+from posttrain.measure import Array, Statistics, totals
 from posttrain.measure._sacrebleu import CorpusMetric
 
 
@@ -28,6 +30,20 @@ class Ter(CorpusMetric):
 
     case_sensitive: bool = False
     """Tell letter cases apart."""
+
+    def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
+        """Edits, and the mean length of each text's references.
+
+        Raises:
+            BadRequest: If no reference has a word left.
+        """
+        found = super().statistics(predictions, references)
+        if not found.rows[:, 1].any():
+            raise BadRequest(
+                "No reference has a word after removing punctuation, so there is nothing to divide edits by.",
+                "Leave no_punctuation out.",
+            )
+        return found
 
     def peer(self) -> Any:
         """sacrebleu's TER."""

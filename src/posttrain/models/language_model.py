@@ -81,7 +81,8 @@ class LanguageModel:
         for module in self.network.modules():
             own = dict(module.named_buffers(recurse=False))
             if "weight" in own and hasattr(module, "in_features"):
-                packed += module.in_features * module.out_features + (own["bias"].numel() if "bias" in own else 0)
+                packed += int(module.in_features) * int(module.out_features)  # type: ignore[arg-type]
+                packed += own["bias"].numel() if "bias" in own else 0
         return plain + packed
 
     def fingerprint(self) -> str:

@@ -114,7 +114,8 @@ def _beginning(model: LanguageModel) -> int:
         if token is not None:
             return int(token)
     raise BadRequest(
-        "The model's tokenizer has no token that begins a text.", "Score texts without one: special_tokens=own."
+        "The model's tokenizer has no token that begins a text: neither bos_token nor eos_token is set.",
+        "Set one in its tokenizer_config.json, or where special_tokens can be chosen, score texts without it: own.",
     )
 
 

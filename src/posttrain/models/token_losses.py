@@ -36,6 +36,8 @@ Nats = NDArray[np.float32]
 
 # Rows of logits held at a time.
 _CHUNK = 256
+# A mean of more nats a token has no perplexity: exp of it is no float64.
+HIGHEST = 709.0
 # What a label that isn't one is called in transformers.
 _IGNORED = -100
 

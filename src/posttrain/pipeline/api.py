@@ -234,6 +234,7 @@ def export(model: Model, to: str, out: str | Path, **settings: Any) -> dict[str,
         `form`, `path`, `bytes` and what else the form reports.
     """
     form = catalog.build("export", {to: settings})
+    form.refuse_place(Path(out))
     found: dict[str, Any] = form.write(_loaded(model), Path(out))
     return {"form": catalog.term_of(form), "path": str(out), **found}
 
@@ -345,6 +346,7 @@ def bench(
     data: str | Path | None = None,
     limit: int | None = None,
     num_fewshot: int | None = None,
+    chat: bool = False,
     batch_size: int = 16,
     out: str | Path | None = None,
 ) -> dict[str, Result]:
@@ -356,6 +358,7 @@ def bench(
         data: The folder below which the tasks' files lie; None to read them from the hub.
         limit: Only the first so many items of each task; of one with members, spread evenly over them.
         num_fewshot: Solved examples before each item; each task's own number if None.
+        chat: Ask through the model's chat template.
         batch_size: Texts written at once; never changes the scores.
         out: A file for the records of all items, as JSON Lines.
 
@@ -364,7 +367,7 @@ def bench(
     """
     from posttrain.bench import runner
 
-    plans = runner.prepare([tasks] if isinstance(tasks, str) else list(tasks), data, limit, num_fewshot)
+    plans = runner.prepare([tasks] if isinstance(tasks, str) else list(tasks), data, limit, num_fewshot, chat)
     results = runner.evaluate(_loaded(model), plans, batch_size=batch_size)
     if out is not None:
         runner.write_items(results, out)

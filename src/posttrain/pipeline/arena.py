@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from posttrain import __version__
 from posttrain.align.agreement import cohen_kappa, krippendorff_alpha
 from posttrain.align.feedback import OVERALL, FeedbackStore, Question
 from posttrain.bench.judges import Contest, Judge
@@ -195,7 +196,8 @@ def league(
 
     Returns:
         JSON-able: `systems` (a row each, the best first), `pairs` (a row each), `votes`, `prompts`, `annotators`,
-        `agreement`, `position_bias`, `judges` (a row a model that judged) and `notes`, sentences on what to mind.
+        `agreement`, `position_bias`, `judges` (a row a model that judged), `signature` and `notes`, sentences on what
+        to mind.
 
     Raises:
         BadRequest: If there is no vote on two systems, or one of `rate`'s reasons.
@@ -212,6 +214,8 @@ def league(
     bias = position_bias(comparisons)
     judges = judges_of(store, criterion)
     units = [[*given.values()] for given in store.choices(criterion, counted).values()]
+    settings = {"anchor": anchor or "mean", "k": f"{k:g}", "resamples": resamples, "seed": seed}
+    made = {"criterion": criterion, "votes": fingerprint([asdict(vote) for vote in votes])[:12], **settings}
     return {
         "criterion": criterion,
         "annotators": counted,
@@ -225,6 +229,9 @@ def league(
         "prior": rated.prior,
         "penalized_resamples": rated.penalized_resamples,
         "judges": judges,
+        "signature": "|".join(
+            ["arena", *(f"{name}:{value}" for name, value in made.items()), f"posttrain:{__version__}"]
+        ),
         "notes": [*_notes(rated, bias), *(row["warning"] for row in judges if row["warning"])],
     }
 

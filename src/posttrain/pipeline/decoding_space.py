@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.core.errors import BadRequest
+from posttrain.pipeline.quantities import is_number
 
 # Digits of a number that is drawn between two others.
 _DIGITS = 3
@@ -63,6 +64,8 @@ def axes(region: Mapping[str, Any]) -> list[Axis]:
                         raise BadRequest(f"'{'.'.join(path)}' has no values to choose from.", "List at least one.")
                     found.append(Axis(path, tuple(value)))
                 elif isinstance(value, dict) and value.keys() == {"low", "high"}:
+                    if not all(is_number(each) for each in value.values()):
+                        raise BadRequest(f"'{'.'.join(path)}': low and high are numbers, not {value!r}.")
                     if not value["low"] < value["high"]:
                         raise BadRequest(f"'{'.'.join(path)}': low isn't below high.")
                     found.append(Axis(path, (value["low"], value["high"]), between=True))
@@ -75,6 +78,16 @@ def point(region: Mapping[str, Any], chosen: Mapping[tuple[str, str, str], Any])
     for (part, method, setting), value in chosen.items():
         found[part][method][setting] = value
     return found
+
+
+def one_by_one(region: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A point of the first values, and with each other value, or end, of a setting one more: what a region may hold."""
+    looked_for = axes(region)
+    first = {axis.path: axis.values[0] for axis in looked_for}
+    yield point(region, first)
+    for axis in looked_for:
+        for value in axis.values[1:]:
+            yield point(region, {**first, axis.path: value})
 
 
 def candidates(space: Mapping[str, Mapping[str, Any]], count: int | None, seed: int) -> list[dict[str, Any]]:

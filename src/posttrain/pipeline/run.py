@@ -23,7 +23,7 @@ from posttrain.core import catalog, energy, events, files, recipe, runtime
 from posttrain.core.errors import BadRequest, Failure, did_you_mean
 from posttrain.core.settings import fingerprint
 from posttrain.models.language_model import CARD_FILE, LanguageModel
-from posttrain.models.sources import load
+from posttrain.models.sources import load, resolve
 from posttrain.pipeline.report import write_report
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.registry.model_card import model_card
@@ -95,18 +95,28 @@ def run_recipe(
         values = recipe.read(folder / "recipe.yaml")
     else:
         values = dict(source) if isinstance(source, dict) else read_recipe(source)
-        folder = Path(out) if out else RUNS / str(values.get("name", "recipe"))
+        folder = Path(out) if out else RUNS / _folder_name(values.get("name", "recipe"))
         if resume and not (folder / "recipe.yaml").exists():
             raise BadRequest(f"There is no run to resume in {folder}.", "Leave --resume out to start one.")
     quick = values.pop("fast", {}) or {}
+    if not isinstance(quick, dict):
+        raise BadRequest(f"'fast' expects `path: value` settings, not {quick!r}.", "For example {train.steps: 10}.")
     if fast:
         overrides = [*(f"{key}={json.dumps(value)}" for key, value in quick.items()), *overrides]
     values = recipe.apply_overrides(values, overrides)
     frame = recipe.Recipe.parse(values, "")
     entries = parse_steps(frame.steps)
+    resolve(frame.model)
     refuse_foreign_folder(folder, "recipe.yaml", "run")
     files.write_text(folder / "recipe.yaml", recipe.dump(values))
     return _Run(frame, entries, folder, values).go()
+
+
+def _folder_name(name: Any) -> str:
+    """The name of a recipe as that of its run's folder."""
+    if str(name) in ("", ".", "..") or Path(str(name)).name != str(name):
+        raise BadRequest(f"A run's folder can't be called {str(name)!r} as the recipe is.", "Name a folder with --out.")
+    return str(name)
 
 
 def _run_to_resume(out: Path | str | None) -> Path:
@@ -156,6 +166,11 @@ def parse_steps(steps: Sequence[dict[str, Any]]) -> list[Entry]:
                 f"steps[{position}].{verb}.from: there is no earlier step '{step.source}'.",
                 f"Known: {', '.join(sorted(models))}.",
             )
+        for other in step.others():
+            if other not in models:
+                raise BadRequest(
+                    f"steps[{position}].{verb}: there is no earlier step '{other}'.", did_you_mean(other, models)
+                )
         models.add(name)
         entries.append(Entry(name, str(verb), step))
     if not entries:
@@ -215,8 +230,9 @@ class _Run:
             results=dict(self.results),
             keys=dict(self.keys),
             current=lambda: self._current(source),
+            references={name: slot.reference for name, slot in self.slots.items()},
         )
-        step = entry.step.located(self.files, {name: slot.reference for name, slot in self.slots.items()})
+        step = entry.step.located(self.files, context.references)
         inputs = self._named(step.inputs(context))
         key = self._key(entry, source, inputs)
         record = _finished(folder, key)

@@ -11,6 +11,7 @@ from typing import Any
 
 from posttrain.core import runtime
 from posttrain.core.errors import BadRequest
+from posttrain.core.files import refuse_unwritable
 from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.report import write_report
 from posttrain.pipeline.single_step import single_step
@@ -45,8 +46,10 @@ def scorecard(
         `models` with their dimensions' figures; `best`, `how`, `details`, `signatures`.
 
     Raises:
-        BadRequest: If there is no model, or a setting isn't right.
+        BadRequest: If there is no model, a setting isn't right, or the page can't be written there.
     """
+    if out is not None:
+        refuse_unwritable(out)
     current: str | LanguageModel
     if isinstance(models, LanguageModel):
         names, current = [models.reference or "model"], models

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ def score(
     if not isinstance(built, TextMetric):
         raise BadRequest(f"{term} measures a model, not texts.", "Use it in a recipe's measure step.")
     texts, name = _texts(predictions, "predictions")
+    if not texts:
+        raise BadRequest("There are no predictions to score.")
     right, source = _references(references, built.blank_references)
     if right and not built.needs_references:
         raise BadRequest(f"{term} looks at predictions alone.", "Leave the references out.")
@@ -72,7 +74,13 @@ def _references(given: References, blank_allowed: bool) -> tuple[list[list[str]]
     """The references of each text and what to call them."""
     if isinstance(given, (str, Path)):
         return read_references([Path(given)], blank_allowed), str(given)
-    paths = [each for each in given if isinstance(each, Path)]
-    if paths and len(paths) == len(given):
+    rows: list[Any] = [] if given is None else list(given)
+    paths = [each for each in rows if isinstance(each, Path)]
+    if paths and len(paths) == len(rows):
         return read_references(paths, blank_allowed), str(paths[0])
-    return [[str(each)] if isinstance(each, (str, Path)) else list(each) for each in given], "references"
+    found: list[list[str]] = []
+    for number, each in enumerate(rows, 1):
+        if not isinstance(each, (str, Path, Iterable)):
+            raise BadRequest(f"Reference {number} is neither a text nor a list of texts: {each!r}.")
+        found.append([str(each)] if isinstance(each, (str, Path)) else list(each))
+    return found, "references"

@@ -9,6 +9,7 @@ from typing import Any
 
 from posttrain import __version__
 from posttrain.core import catalog, energy, runtime
+from posttrain.core.errors import BadRequest
 from posttrain.core.settings import fingerprint
 from posttrain.models.language_model import CARD_FILE, LanguageModel
 from posttrain.models.sources import load, resolve
@@ -52,7 +53,7 @@ def single_step(
     work = folder.parent / f".{folder.name}.unfinished" if folder else Path(tempfile.mkdtemp(prefix="posttrain-"))
     reference = model if isinstance(model, str) else (model.reference or "model")
     if isinstance(model, str):
-        resolve(model)
+        _refuse_own_folder(model, folder)
     cache: list[LanguageModel] = [] if isinstance(model, str) else [model]
 
     def current() -> LanguageModel:
@@ -91,3 +92,10 @@ def single_step(
         raise
     shutil.rmtree(work, ignore_errors=True)
     return outcome
+
+
+def _refuse_own_folder(model: str, out: Path | None) -> None:
+    """Refuse to put what is made of a model in the place of the model itself, and a model that there isn't."""
+    places = {Path(each).expanduser().resolve() for each in (model, resolve(model).reference)}  # an alias has two
+    if out is not None and out.exists() and places == {out.resolve()}:
+        raise BadRequest(f"{out} is the model that this step works on, and would be replaced.", "Choose another --out.")

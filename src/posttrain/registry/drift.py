@@ -74,12 +74,14 @@ class Drift:
         quantities: By name.
         reference_texts: Size of the reference set.
         live_texts: Size of the live one.
+        signature: How it was made; empty where whoever collected the populations didn't say.
     """
 
     verdict: Verdict
     quantities: dict[str, Quantity]
     reference_texts: int
     live_texts: int
+    signature: str = ""
 
     @property
     def alarm(self) -> bool:
@@ -106,6 +108,20 @@ class Population:
     texts: int
 
 
+def refuse_too_few(name: str, texts: int) -> None:
+    """Refuse a set of so few texts.
+
+    Args:
+        name: What it is called: reference or live.
+        texts: How many it has.
+
+    Raises:
+        BadRequest: If there are too few.
+    """
+    if texts < FEWEST:
+        raise BadRequest(f"The {name} set has {texts} texts; at least {FEWEST} are needed to compare.")
+
+
 def compare_populations(
     reference: Population,
     live: Population,
@@ -129,8 +145,7 @@ def compare_populations(
         BadRequest: If a set is too small, nothing can be compared, or no p-value could ever be below the level.
     """
     for name, each in (("reference", reference), ("live", live)):
-        if each.texts < FEWEST:
-            raise BadRequest(f"The {name} set has {each.texts} texts; at least {FEWEST} are needed to compare.")
+        refuse_too_few(name, each.texts)
     numbers = [name for name in reference.numbers if name in live.numbers]
     classes = [name for name in reference.classes if name in live.classes]
     count = len(numbers) + len(classes)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from posttrain.core import runtime
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.sources import aliases
 
 FORMAT = "posttrain-card/1"
 
@@ -39,7 +41,7 @@ def new_card(
     before, machine = parent.card, runtime.machine()
     root = before.get("root") or {"reference": parent.reference, "source": before.get("source")}
     # What an adapter sits on; a model with weights of its own needs no base.
-    base = {"base": parent.reference} if parent.adapter is not None else {}
+    base = {"base": _found_from_anywhere(parent.reference)} if parent.adapter is not None else {}
     # An adapter's base is loaded without the head that the task gave it; a whole network's configuration describes it.
     head = {"head": before["head"]} if parent.adapter is not None and "head" in before else {}
     cutoff = {"knowledge_cutoff": said} if (said := knowledge_cutoff(parent)) else {}
@@ -68,6 +70,12 @@ def new_card(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: machine[name] for name in ("posttrain", "torch", "transformers", "python")},
     }
+
+
+def _found_from_anywhere(reference: str) -> str:
+    """A reference that means the same in every working folder: of what was given by a path the absolute one."""
+    path = Path(reference).expanduser()
+    return reference if reference in aliases() or not path.exists() else str(path.resolve())
 
 
 # How chat templates tell a model when its training texts end: "Cutting Knowledge Date: December 2023" (Llama 3),

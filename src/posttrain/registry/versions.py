@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.core import files
+from posttrain.core import events, files
 from posttrain.core.errors import BadRequest
-from posttrain.models import tags
+from posttrain.models import cards, tags
 from posttrain.models.language_model import CARD_FILE
 from posttrain.models.sources import aliases, resolve
 
@@ -53,7 +53,7 @@ class Version:
 
 
 def saved_models(folders: Sequence[Path]) -> list[Version]:
-    """The models that lie in folders and below, the newest first.
+    """The models that lie in folders and below, the newest first; one with a damaged card is told of and left out.
 
     Raises:
         BadRequest: If a folder isn't there.
@@ -65,8 +65,12 @@ def saved_models(folders: Sequence[Path]) -> list[Version]:
             raise BadRequest(f"There is no folder {folder}.")
         for card_file in _cards(folder):
             place = card_file.parent.resolve()
-            if place not in found:
-                found[place] = _version(card_file, known)
+            if place in found:
+                continue
+            try:
+                found[place] = _version(card_file.parent, known)
+            except BadRequest as error:
+                events.message(f"Left out: {error}", level="warning")
     return sorted(found.values(), key=lambda version: version.created or "", reverse=True)
 
 
@@ -80,10 +84,8 @@ def _cards(folder: Path) -> Iterator[Path]:
             yield from _cards(entry)
 
 
-def _version(card_file: Path, known: dict[str, dict[str, str]]) -> Version:
-    card, folder = files.read_json(card_file), card_file.parent
-    if not isinstance(card, dict):
-        raise BadRequest(f"{card_file} must hold a JSON object.")
+def _version(folder: Path, known: dict[str, dict[str, str]]) -> Version:
+    card = cards.read(folder)
     history, key = card.get("history") or [], str(card.get("key") or "")
     place = str(folder.resolve())
     return Version(
@@ -113,7 +115,7 @@ def tag(name: str, folder: Path) -> None:
         raise BadRequest(f"'{name}' can't be a tag.", "Use letters, digits, dots, dashes and underscores.")
     if not (folder / CARD_FILE).is_file():
         raise BadRequest(f"{folder} holds no saved model ({CARD_FILE} is missing).", "Give a model's own folder.")
-    card = files.read_json(folder / CARD_FILE)
+    card = cards.read(folder)
     entry = {"folder": str(folder.resolve()), "key": str(card.get("key") or "")}
     tags.write({**tags.read(), name: entry})
 
@@ -143,7 +145,6 @@ def read_card(reference: str) -> dict[str, Any]:
         return read_card(tags.find(name, tags.read())["folder"])
     folder = Path(reference).expanduser()
     if (folder / CARD_FILE).is_file():
-        card: dict[str, Any] = files.read_json(folder / CARD_FILE)
-        return card
+        return cards.read(folder)
     resolve(reference)  # refuse what can't be a model
     return {"name": reference, "root": {"reference": reference}}

@@ -6,7 +6,8 @@ import pytest
 
 from posttrain.bench import task
 from posttrain.bench.item import Item
-from posttrain.bench.task_types import Effort, Question
+from posttrain.bench.question import Question
+from posttrain.bench.task_types import Effort
 from posttrain.bench.task_types.generative import NOT_FOUND, Generative
 from posttrain.core.errors import BadRequest
 

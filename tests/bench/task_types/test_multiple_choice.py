@@ -8,7 +8,8 @@ import pytest
 
 from posttrain.bench.item import Item
 from posttrain.bench.likelihood import Likelihood
-from posttrain.bench.task_types import Effort, Question, multiple_choice
+from posttrain.bench.question import Question
+from posttrain.bench.task_types import Effort, multiple_choice
 from posttrain.bench.task_types.multiple_choice import MultipleChoice
 from posttrain.core.errors import BadRequest
 
@@ -135,4 +136,4 @@ def test_items_that_don_t_fit(reply, values, settings, sentence):
 
 def test_solved_takes_the_first_right_choice():
     type_ = MultipleChoice.parse({"prompt": "{{ q }}", "choices": "c", "labels": "l"})
-    assert type_.solved(Item({"q": "Q:", "c": ["x", "y", "z"], "l": [0, 1, 1]}, "f:1", "t")) == "Q: y"
+    assert type_.solved(Item({"q": "Q:", "c": ["x", "y", "z"], "l": [0, 1, 1]}, "f:1", "t")).text == "Q: y"

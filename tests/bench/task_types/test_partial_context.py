@@ -6,7 +6,8 @@ import pytest
 
 from posttrain.bench.item import Item
 from posttrain.bench.likelihood import likelihoods
-from posttrain.bench.task_types import Effort, Question
+from posttrain.bench.question import Question
+from posttrain.bench.task_types import Effort
 from posttrain.bench.task_types.partial_context import PartialContext
 from posttrain.core.errors import BadRequest
 

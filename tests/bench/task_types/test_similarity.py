@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from posttrain.bench.item import Item
-from posttrain.bench.task_types import Effort, Question
+from posttrain.bench.question import Question
+from posttrain.bench.task_types import Effort
 from posttrain.bench.task_types.similarity import Similarity
 from posttrain.core.errors import BadRequest
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from posttrain.bench.item import Item
-from posttrain.bench.task_types import Effort, Question
+from posttrain.bench.question import Question
+from posttrain.bench.task_types import Effort
 from posttrain.core import catalog
 from posttrain.core.errors import BadRequest
 from posttrain.core.settings import help_of
@@ -79,7 +80,7 @@ def test_solved_items_hold_question_and_answer(type_):
         with pytest.raises(BadRequest, match="no examples"):
             type_.solved(question.item)
         return
-    text = type_.solved(question.item)
+    text = type_.solved(question.item).text
     assert "What is rate 0?" in text and "three" in text
     assert "the fox runs on" not in text
 

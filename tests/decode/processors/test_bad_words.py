@@ -60,3 +60,9 @@ def test_what_is_drawn_is_free_of_them(lively: Any) -> None:
     bound = "".join(g.text for g in generate(lively, [[70]], processors=processors, **drawn).generations)
     assert free.count("#") > 1 and free.count("%") > 1
     assert "#" not in bound and "%" not in bound
+
+
+def test_an_empty_word_is_refused() -> None:
+    """After a space it would forbid the space itself."""
+    with pytest.raises(BadRequest, match="at least 1 character"):
+        BadWords.parse({"words": ["dog", ""]})

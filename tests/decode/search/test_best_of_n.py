@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from posttrain.core import catalog
-from posttrain.core.errors import Failure
+from posttrain.core.errors import BadRequest, Failure
 from posttrain.decode.engine import Engine
 from posttrain.decode.generation import generate
 from posttrain.decode.rerankers import Reranker
@@ -77,7 +77,7 @@ def test_the_first_of_equals_is_returned(lively: Any) -> None:
 def test_every_continuation_of_the_search_is_a_candidate(lively: Any) -> None:
     beams = Beam(width=4, num_return=4)
     reranker = Sum(seen=[])
-    search = BestOfN(n=1, search=beams, reranker=reranker, num_return=9)
+    search = BestOfN(n=1, search=beams, reranker=reranker, num_return=4)
     found = generate(lively, PROMPTS, search=search, max_new_tokens=5).generations
     expected = [g.token_ids for g in generate(lively, PROMPTS, search=beams, max_new_tokens=5).generations]
     assert [tokens for _, drawn in reranker.seen for tokens in drawn] == expected
@@ -135,3 +135,8 @@ def test_from_a_recipe(lively: Any) -> None:
 def test_a_score_must_be_a_number(lively: Any) -> None:
     with pytest.raises(Failure, match="not a number"):
         generate(lively, PROMPTS, search=BestOfN(n=2, reranker=Constant(value=float("nan"))), max_new_tokens=2)
+
+
+def test_no_more_are_returned_than_are_drawn() -> None:
+    with pytest.raises(BadRequest, match="num_return 3 is more than the 2 answers"):
+        BestOfN.parse({"n": 2, "num_return": 3})

@@ -12,21 +12,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from posttrain.bench.item import Item
+from posttrain.bench.question import Question, Solved
 from posttrain.core.settings import Settings
 from posttrain.models.language_model import LanguageModel
-
-
-@dataclass(frozen=True)
-class Question:
-    """An item to ask about.
-
-    Attributes:
-        item: The item.
-        preamble: What stands before its prompt: the task's introduction and solved examples.
-    """
-
-    item: Item
-    preamble: str
 
 
 @dataclass(frozen=True)
@@ -83,8 +71,8 @@ class TaskType(Settings):
         return ""
 
     @abstractmethod
-    def solved(self, item: Item) -> str:
-        """The item's prompt with its right answer, as it stands among the examples."""
+    def solved(self, item: Item) -> Solved:
+        """The item with its right answer, as it stands among the examples."""
 
     @abstractmethod
     def ask(self, model: LanguageModel, questions: Sequence[Question], effort: Effort) -> list[Reply]:

@@ -16,8 +16,9 @@ from pydantic import Field, model_validator
 
 from posttrain.bench.item import Expression, Item, Template
 from posttrain.bench.pass_at_k import pass_at_k
+from posttrain.bench.question import Question, Solved
 from posttrain.bench.sandbox import Outcome, Sandbox
-from posttrain.bench.task_types import Effort, Question, Reply, TaskType
+from posttrain.bench.task_types import Effort, Reply, TaskType
 from posttrain.bench.writing import write
 from posttrain.core import catalog
 from posttrain.models.language_model import LanguageModel
@@ -38,6 +39,9 @@ class Code(TaskType):
 
     id: Expression = "task_id"
     """What an item is called in files of samples, an expression."""
+
+    opening: Template = ""
+    """How the model's answer begins, a template; solved examples don't have it."""
 
     delimiter: str = ""
     """What stands between prompt and answer in solved examples."""
@@ -84,13 +88,15 @@ class Code(TaskType):
         layers = "+".join(self.sandbox.check())
         return f"sandbox:{layers}|python:{sys.version_info.major}.{sys.version_info.minor}"
 
-    def solved(self, item: Item) -> str:
+    def solved(self, item: Item) -> Solved:
         """Prompt, delimiter, answer and what follows it."""
-        return item.text(self.prompt, "prompt") + self.delimiter + item.text(self.answer, "answer") + self.closing
+        return Solved(item.text(self.prompt, "prompt"), item.text(self.answer, "answer") + self.closing, self.delimiter)
 
     def ask(self, model: LanguageModel, questions: Sequence[Question], effort: Effort) -> list[Reply]:
         """Let the model write, and run what it wrote."""
-        prompts = [q.preamble + q.item.text(self.prompt, "prompt") for q in questions]
+        prompts = [
+            q.context(q.item.text(self.prompt, "prompt"), q.item.text(self.opening, "opening")) for q in questions
+        ]
         drawn = {"temperature": self.temperature, "top_p": self.top_p, "num_samples": self.samples}
         written, cut = write(
             model,

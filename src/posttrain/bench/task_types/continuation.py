@@ -13,7 +13,8 @@ from pydantic import Field
 
 from posttrain.bench.item import Item, Template
 from posttrain.bench.likelihood import likelihoods
-from posttrain.bench.task_types import Effort, Question, Reply, TaskType
+from posttrain.bench.question import Question, Solved
+from posttrain.bench.task_types import Effort, Reply, TaskType
 from posttrain.models.language_model import LanguageModel
 
 
@@ -39,13 +40,13 @@ class Continuation(TaskType):
         """The metrics."""
         return self.metrics
 
-    def solved(self, item: Item) -> str:
+    def solved(self, item: Item) -> Solved:
         """Prompt and continuation."""
-        return item.text(self.prompt, "prompt") + self._continuation(item)
+        return Solved(item.text(self.prompt, "prompt"), item.text(self.continuation, "continuation"), self.delimiter)
 
     def ask(self, model: LanguageModel, questions: Sequence[Question], effort: Effort) -> list[Reply]:
         """Score the continuations."""
-        pairs = [(q.preamble + q.item.text(self.prompt, "prompt"), self._continuation(q.item)) for q in questions]
+        pairs = [(q.context(q.item.text(self.prompt, "prompt")), self._continuation(q.item)) for q in questions]
         replies = []
         for (prompt, continuation), found in zip(pairs, likelihoods(model, pairs, effort.tokens_per_pass)):
             scores = {"acc": float(found.greedy), "perplexity": -found.logprob}

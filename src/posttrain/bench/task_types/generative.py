@@ -2,7 +2,7 @@
 
 The likeliest token is taken at each step. Extraction and comparison as in lm-evaluation-harness: a pattern's groups
 stand for the whole match where it has any, and both texts lose what the patterns in `ignore` match before they are
-compared. Left out: several samples with a vote among them, and asking through the model's chat template.
+compared. Left out: several samples with a vote among them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from posttrain.bench.item import Item, Template
-from posttrain.bench.task_types import Effort, Question, Reply, TaskType
+from posttrain.bench.item import Expression, Item, Template
+from posttrain.bench.question import Question, Solved
+from posttrain.bench.task_types import Effort, Reply, TaskType
 from posttrain.bench.writing import write
 from posttrain.core.catalog import block
 from posttrain.core.settings import Settings
@@ -57,6 +58,10 @@ class Generative(TaskType):
     answer: Template
     """The right answer, a template; in solved examples it stands as it is."""
 
+    references: Expression | None = None
+    """All right answers, an expression that gives a list of texts, for metrics of all items together; `answer` alone
+    when not given."""
+
     extract: dict[str, Extraction] = {}
     """The metrics, each with how it finds the answer; the first is the task's score. Without any, the whole text is the
     answer and the metric is called exact_match."""
@@ -84,14 +89,15 @@ class Generative(TaskType):
         """The extractions' names."""
         return tuple(self.extract) or ("exact_match",)
 
-    def solved(self, item: Item) -> str:
+    def solved(self, item: Item) -> Solved:
         """Prompt, delimiter and answer."""
-        return item.text(self.prompt, "prompt") + self.delimiter + item.text(self.answer, "answer")
+        return Solved(item.text(self.prompt, "prompt"), item.text(self.answer, "answer"), self.delimiter)
 
     def ask(self, model: LanguageModel, questions: Sequence[Question], effort: Effort) -> list[Reply]:
         """Let the model write, extract and compare."""
-        prompts = [q.preamble + q.item.text(self.prompt, "prompt") for q in questions]
+        prompts = [q.context(q.item.text(self.prompt, "prompt")) for q in questions]
         answers = [q.item.text(self.answer, "answer") for q in questions]
+        references = [self._references(q.item, answer) for q, answer in zip(questions, answers)]
         written, cut = write(
             model,
             prompts,
@@ -101,12 +107,21 @@ class Generative(TaskType):
             batch_size=effort.batch_size,
         )
         replies = []
-        for question, prompt, answer, (text, *_), left in zip(questions, prompts, answers, written, cut):
+        rows = zip(questions, prompts, answers, references, written, cut)
+        for question, prompt, answer, right, (text, *_), left in rows:
             extracted = {name: self.extracted(text, name, question.item) for name in self.measured}
             scores = {name: float(self.equal(found, answer)) for name, found in extracted.items()}
             record: dict[str, Any] = {"prompt": prompt, "text": text, "extracted": extracted, "answer": answer}
-            replies.append(Reply(scores, record, None, left, extracted[self.measured[0]], [answer]))
+            replies.append(Reply(scores, record, None, left, extracted[self.measured[0]], right))
         return replies
+
+    def _references(self, item: Item, answer: str) -> list[str]:
+        if self.references is None:
+            return [answer]
+        found = item.value(self.references, "references")
+        if not isinstance(found, (list, tuple)) or not found or not all(isinstance(each, str) for each in found):
+            raise item.problem("references", f"it must give a list of texts, not {found!r}")
+        return list(found)
 
     def extracted(self, text: str, metric: str, item: Item) -> str:
         """The answer in a text, as a metric finds it."""

@@ -16,7 +16,8 @@ from pydantic import model_validator
 
 from posttrain.bench.item import Expression, Item, Template
 from posttrain.bench.likelihood import Likelihood, likelihoods
-from posttrain.bench.task_types import Effort, Question, Reply, TaskType
+from posttrain.bench.question import Question, Solved
+from posttrain.bench.task_types import Effort, Reply, TaskType
 from posttrain.models.language_model import LanguageModel
 
 
@@ -52,10 +53,10 @@ class MultipleChoice(TaskType):
         """The metrics."""
         return self.metrics
 
-    def solved(self, item: Item) -> str:
+    def solved(self, item: Item) -> Solved:
         """Prompt, delimiter and the first right choice."""
         choices = self._choices(item)
-        return item.text(self.prompt, "prompt") + self.delimiter + choices[self._right(item, choices)[0]]
+        return Solved(item.text(self.prompt, "prompt"), choices[self._right(item, choices)[0]], self.delimiter)
 
     def ask(self, model: LanguageModel, questions: Sequence[Question], effort: Effort) -> list[Reply]:
         """Compare the choices' log-likelihoods."""
@@ -64,10 +65,11 @@ class MultipleChoice(TaskType):
         asked: list[tuple[str, list[str], list[int]]] = []
         for question in questions:
             item = question.item
-            prompt, choices = question.preamble + item.text(self.prompt, "prompt"), self._choices(item)
+            prompt, choices = question.context(item.text(self.prompt, "prompt")), self._choices(item)
+            delimiter = question.delimiter(self.delimiter)
             asked.append((prompt, choices, self._right(item, choices)))
-            pairs += [(prompt, self.delimiter + choice) for choice in choices]
-            pairs += [("", self.delimiter + choice) for choice in choices] if alone else []
+            pairs += [(prompt, delimiter + choice) for choice in choices]
+            pairs += [("", delimiter + choice) for choice in choices] if alone else []
         found = iter(likelihoods(model, pairs, effort.tokens_per_pass))
         replies = []
         for prompt, choices, right in asked:

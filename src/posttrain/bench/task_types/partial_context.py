@@ -14,7 +14,8 @@ from pydantic import Field
 
 from posttrain.bench.item import Expression, Item, Template
 from posttrain.bench.likelihood import likelihoods
-from posttrain.bench.task_types import Effort, Question, Reply, TaskType
+from posttrain.bench.question import Question, Solved
+from posttrain.bench.task_types import Effort, Reply, TaskType
 from posttrain.models.language_model import LanguageModel
 
 
@@ -41,15 +42,16 @@ class PartialContext(TaskType):
         """The metrics."""
         return self.metrics
 
-    def solved(self, item: Item) -> str:
+    def solved(self, item: Item) -> Solved:
         """The right context with the continuation."""
-        return self._contexts(item)[self._right(item)] + self._continuation(item)
+        continuation = item.text(self.continuation, "continuation")
+        return Solved(self._contexts(item)[self._right(item)], continuation, self.delimiter)
 
     def ask(self, model: LanguageModel, questions: Sequence[Question], effort: Effort) -> list[Reply]:
         """Compare the continuation's log-likelihoods."""
-        asked = [[q.preamble + context for context in self._contexts(q.item)] for q in questions]
+        asked = [[q.context(context) for context in self._contexts(q.item)] for q in questions]
         rights = [self._right(q.item) for q in questions]
-        continuations = [self._continuation(q.item) for q in questions]
+        continuations = [self._continuation(q) for q in questions]
         pairs = [(context, end) for contexts, end in zip(asked, continuations) for context in contexts]
         found = iter(likelihoods(model, pairs, effort.tokens_per_pass))
         replies = []
@@ -71,8 +73,8 @@ class PartialContext(TaskType):
     def _contexts(self, item: Item) -> list[str]:
         return [item.text(context, "contexts") for context in self.contexts]
 
-    def _continuation(self, item: Item) -> str:
-        return self.delimiter + item.text(self.continuation, "continuation")
+    def _continuation(self, question: Question) -> str:
+        return question.delimiter(self.delimiter) + question.item.text(self.continuation, "continuation")
 
     def _right(self, item: Item) -> int:
         answer = item.value(self.answer, "answer")

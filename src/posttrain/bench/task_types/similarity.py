@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional
 
 from posttrain.bench.item import Expression, Item, Template
-from posttrain.bench.task_types import Effort, Question, Reply, TaskType
+from posttrain.bench.question import Question, Solved
+from posttrain.bench.task_types import Effort, Reply, TaskType
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.core.events import task
 from posttrain.models.forward import hidden_states, takes
@@ -39,7 +40,7 @@ class Similarity(TaskType):
         """No score of a single item."""
         return ()
 
-    def solved(self, item: Item) -> str:
+    def solved(self, item: Item) -> Solved:
         """There are no solved examples.
 
         Raises:
@@ -49,7 +50,7 @@ class Similarity(TaskType):
 
     def ask(self, model: LanguageModel, questions: Sequence[Question], effort: Effort) -> list[Reply]:
         """Embed each different text once and compare."""
-        pairs = [(q.preamble + q.item.text(self.first, "first"), q.item.text(self.second, "second")) for q in questions]
+        pairs = [(q.context(q.item.text(self.first, "first")), q.item.text(self.second, "second")) for q in questions]
         ratings = [self._rating(q.item) for q in questions]
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         embeddings, cut = _embeddings(model, texts, effort.tokens_per_pass)

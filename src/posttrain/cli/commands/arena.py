@@ -11,9 +11,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from posttrain.cli.arguments import Parser, given
+from posttrain.cli.arguments import Parser, given, seed
 from posttrain.cli.commands import Request
-from posttrain.core import events
 from posttrain.core.errors import BadRequest
 
 _WRITING = ("prompts", "max_new_tokens", "temperature", "limit")
@@ -50,7 +49,7 @@ def add_arguments(parser: Parser) -> None:
     results.add_argument("--anchor", metavar="SYSTEM", help="the system rated 1000; by default the mean of all is")
     results.add_argument("--k", type=float, metavar="X", default=32.0, help="points a vote can move, in online Elo")
     results.add_argument("--resamples", type=int, metavar="N", default=1000, help="draws of prompts for intervals")
-    results.add_argument("--seed", type=int, metavar="N", default=0, help="seed of these draws")
+    results.add_argument("--seed", type=seed, metavar="N", default=0, help="seed of these draws")
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -59,53 +58,35 @@ def run(request: Request) -> dict[str, Any]:
 
 
 def _results(options: argparse.Namespace) -> dict[str, Any]:
-    from posttrain.align.feedback import FeedbackStore
-    from posttrain.pipeline.arena import league
+    from posttrain.pipeline.arena_api import Arena
 
-    if options.resamples < 1 or not options.k > 0:
-        raise BadRequest("--resamples must be at least 1, and --k above 0.")
-    with FeedbackStore(options.store, create=False) as store:
-        return {
-            "store": str(options.store),
-            **league(
-                store,
-                criterion=options.criterion.strip().lower(),
-                annotators=options.annotator,
-                anchor=options.anchor,
-                k=options.k,
-                resamples=options.resamples,
-                seed=options.seed,
-            ),
-        }
+    return Arena(options.store).results(
+        criterion=options.criterion,
+        annotators=options.annotator,
+        anchor=options.anchor,
+        k=options.k,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
 
 
 def _add(options: argparse.Namespace) -> dict[str, Any]:
-    from posttrain.align.arena import paired, read_answers
-    from posttrain.align.feedback import FeedbackStore
+    from posttrain.cli.single_steps import part
+    from posttrain.core.recipe import apply_overrides
+    from posttrain.pipeline.arena_api import Arena
 
     files = [_named(each, "--answers") for each in options.answers]
     models = [_named(each, "--model", optional=True) for each in options.model]
     _check(options, [name for name, _ in [*files, *models]])
-    writing = _writing(options) if models else None
-    answers: dict[str, list[tuple[Any, Any]]] = {name: read_answers(file) for name, file in files}
-    if writing is not None:
-        for name, reference in models:
-            answers[name] = _written(reference, *writing)
-    pairing = paired(answers, per_prompt=options.per_prompt, seed=options.seed or 0)
-    if not pairing.items:
-        raise BadRequest("The systems gave the same answer to every prompt.", "There is nothing to compare.")
-    with FeedbackStore(options.store) as store:
-        new = store.add_items(pairing.items)
-        if pairing.equal:
-            events.message(f"{pairing.equal} pairs left out: both answers say the same.", level="warning")
-        return {
-            "store": str(options.store),
-            "systems": store.systems(),
-            "prompts": pairing.prompts,
-            "items": store.counts()[0],
-            "new": new,
-            "equal_answers": pairing.equal,
-        }
+    writing: dict[str, Any] = given(options, *_WRITING)
+    if options.chat:
+        writing["chat"] = True
+    if (temperature := writing.pop("temperature", None)) is not None:
+        writing["search"] = {"sampling": {"temperature": temperature}}
+    values, place = part(apply_overrides(writing, options.set), options.seed)
+    return Arena(options.store).add(
+        dict(files), dict(models), per_prompt=options.per_prompt, **(values if models else {}), **place
+    )
 
 
 def _named(given: str, option: str, optional: bool = False) -> tuple[str, str]:
@@ -137,32 +118,6 @@ def _check(options: argparse.Namespace, names: list[str]) -> None:
             raise BadRequest(f"{'--chat' if options.chat else '--set'} needs --model, which writes the answers.")
 
 
-def _writing(options: argparse.Namespace) -> tuple[Any, list[str], dict[str, Any]]:
-    """How answers are written, as the step `generate` takes it; the prompts; and where."""
-    from posttrain.cli.single_steps import part
-    from posttrain.core import catalog
-    from posttrain.core.recipe import apply_overrides
-    from posttrain.models.sources import resolve
-    from posttrain.pipeline.steps.generate import read_prompts
-
-    settings = {"prompts": options.prompts, "chat": options.chat, **given(options, "max_new_tokens", "limit")}
-    if options.temperature is not None:
-        settings["search"] = {"sampling": {"temperature": options.temperature}}
-    values, place = part(apply_overrides(settings, options.set), options.seed)
-    step = catalog.find("step", "generate").parse(values, "generate")
-    for each in options.model:
-        resolve(_named(each, "--model", optional=True)[1])  # no such model: refused before anything is loaded
-    return step, read_prompts(step.prompts)[: step.limit], place
-
-
-def _written(reference: str, step: Any, prompts: list[str], place: dict[str, Any]) -> list[tuple[Any, Any]]:
-    from posttrain.models.sources import load
-
-    model = load(reference, **{key: value for key, value in place.items() if key != "seed"})
-    found = step.answers(model, prompts, place.get("seed", 0), chat=step.chat).generations
-    return list(zip(prompts, [each.text for each in found if each.sample == 0], strict=True))
-
-
 def show(result: dict[str, Any]) -> None:
     """What was added; or the ratings, the pairs, the judges, and what to mind."""
     from rich.text import Text
@@ -185,6 +140,7 @@ def show(result: dict[str, Any]) -> None:
         present({key: value for key, value in flat.items() if value is not None}, title=row["annotator"])
     for text in result["notes"]:
         write("", Text(text, "yellow"))
+    write("", Text(result["signature"], "dim"))
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:

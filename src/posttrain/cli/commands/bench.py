@@ -26,6 +26,7 @@ def add_arguments(parser: Parser) -> None:
         "--limit", type=int, metavar="N", help="ask only the first N items of each task, spread evenly over its members"
     )
     parser.add_argument("--num-fewshot", type=int, metavar="K", help="solved examples before each item")
+    parser.add_argument("--chat", action="store_true", default=None, help="ask through the model's chat template")
     parser.add_argument("--batch-size", type=int, metavar="B", help="texts written at once; never changes the scores")
     parser.add_argument(
         "--baseline",
@@ -43,19 +44,25 @@ def run(request: Request) -> dict[str, Any]:
     """
     from posttrain.cli.single_steps import part
     from posttrain.core import catalog
+    from posttrain.core.files import refuse_unwritable
     from posttrain.core.recipe import apply_overrides
 
     options = request.options
-    settings = {"tasks": options.tasks, **given(options, "data", "limit", "num_fewshot", "batch_size", "baseline")}
-    values, place = part(apply_overrides(settings, options.set), None)
+    if options.out:
+        refuse_unwritable(options.out)
+    named = ("data", "limit", "num_fewshot", "chat", "batch_size", "baseline")
+    settings = {"tasks": options.tasks, **given(options, *named)}
+    values, place = part(apply_overrides(settings, options.set), options.seed)
     step = catalog.find("step", "bench").parse(values, "bench")
     plans = step.plans()  # wrong tasks, missing data and a wrong file are refused before the model is loaded
-    step.recorded()
+    step.refuse_other_records(plans)
 
     from posttrain.bench.runner import evaluate, write_items
-    from posttrain.models.sources import load
+    from posttrain.models.sources import load, resolve
 
-    seed = place.pop("seed", None) or 0  # of comparisons; nothing else is drawn that a task's file doesn't fix
+    if step.baseline is not None and not step.is_recorded():
+        resolve(step.baseline)  # no such model: refused before the other one is asked
+    seed = place.pop("seed", 0)  # of comparisons; nothing else is drawn that a task's file doesn't fix
     results = evaluate(load(options.model, **place), plans, step.tokens_per_pass, step.batch_size)
     if options.out:
         write_items(results, options.out)
@@ -80,6 +87,9 @@ def show(result: dict[str, Any]) -> None:
         if len(rows) > 1:
             rows = [{**row, "p_adjusted": each["p_adjusted"]} for row, each in zip(rows, compared.values())]
         write("", Text("beside the baseline", "bold"), table_of(rows))
+        for name, each in compared.items():
+            if differing := each["measured_differently"]:
+                write(Text(f"{name}: the two were measured differently ({', '.join(differing)})", "yellow"))
         write("")
     for name, found in result.items():
         others = {metric: each["value"] for metric, each in found["metrics"].items() if metric != found["metric"]}

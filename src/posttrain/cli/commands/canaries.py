@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from posttrain.cli.arguments import Parser, given
+from posttrain.cli.arguments import Parser, given, seed
 from posttrain.cli.commands import Request
 from posttrain.core.errors import BadRequest
 
@@ -24,17 +24,24 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--repeats", metavar="1,4,16", default="1", help="how often each is planted, in turn")
     parser.add_argument("--into", metavar="F", help="a data set to plant them in")
     parser.add_argument("--data-out", type=Path, metavar="F.jsonl", help="with --into: the data set with canaries")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same secrets")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="the same seed gives the same secrets")
 
 
 def run(request: Request) -> dict[str, Any]:
     """`canaries` with their texts and repeats, `bits` of a secret, `out`, and `records` where they were planted."""
+    from posttrain.core import files
     from posttrain.data import canaries, dataset
     from posttrain.data.writing import write
 
     options = request.options
     if bool(options.into) != bool(options.data_out):
         raise BadRequest("--into and --data-out go together.", "One names the data, the other what is made of it.")
+    written = [each for each in (options.out, options.data_out) if each is not None]
+    named = [Path(each).resolve() for each in (*written, *([options.into] if options.into else []))]
+    if len(set(named)) < len(named):
+        raise BadRequest("One file is named twice.", "Give the canaries, the data and the data with them a file each.")
+    for each in written:
+        files.refuse_unwritable(each)
     try:
         repeats = [int(each) for each in options.repeats.split(",")]
     except ValueError:

@@ -15,7 +15,7 @@ from posttrain.cli.commands import Request
 def add_arguments(parser: Parser) -> None:
     """Model and suite."""
     parser.add_argument("model", help="an alias, a folder, a .gguf file, hub:owner/name or wheel:NAME; or a classifier")
-    parser.add_argument("suite", help="language_model, sentiment, or a .yaml file")
+    parser.add_argument("suite", help="a suite, as `posttrain list suite` shows them, or a .yaml file")
     parser.add_argument("--samples", type=int, metavar="N", help="draw at most N cases for each test")
     parser.add_argument("--examples", type=int, metavar="N", help="failing cases shown of each test (3)")
     parser.add_argument("--chat", action="store_true", default=None, help="ask through the model's chat template")
@@ -25,20 +25,13 @@ def add_arguments(parser: Parser) -> None:
 def run(request: Request) -> dict[str, Any]:
     """`failure_rate`, `interval`, `failures`, `n`, by `capabilities` and by `tests` with cases that fail."""
     from posttrain.cli.single_steps import part
-    from posttrain.core import catalog
     from posttrain.core.recipe import apply_overrides
+    from posttrain.pipeline.evaluation_api import checklist
 
     options = request.options
     settings = {"suite": options.suite, **given(options, "samples", "examples", "chat")}
     values, place = part(apply_overrides(settings, options.set), options.seed)
-    step = catalog.find("step", "checklist").parse(values, "checklist")
-    step.read()  # a wrong suite is refused before the model is loaded
-
-    from posttrain.models.sources import load
-
-    seed = place.pop("seed", 0)
-    found: dict[str, Any] = step.tested(load(options.model, **place), seed).to_dict(step.examples)
-    return found
+    return checklist(options.model, **values, **place)
 
 
 def show(result: dict[str, Any]) -> None:

@@ -30,6 +30,8 @@ def run(request: Request) -> dict[str, Any]:
     options = request.options
     if len(options.models) < 2:
         raise BadRequest("There is only one model.", "Give at least two: posttrain compare A B.")
+    if len(set(options.models)) < len(options.models):
+        raise BadRequest(f"A model is named twice: {', '.join(options.models)}.", "Name each once.")
     first, second = (read_card(model) for model in options.models[:2])
     found: dict[str, Any] = {
         "common_ancestor": common_ancestor(first, second),
@@ -67,6 +69,8 @@ def show(result: dict[str, Any]) -> None:
         write(Text("side by side", "bold"), table_of(measured))
         for metric, names in result["measured_differently"].items():
             write(Text(f"{metric}: measured differently ({', '.join(names)}), so don't compare it", "yellow"))
+        if plain := result.get("asked_without_chat_template"):
+            write("", Text(f"asked without a chat template, which they lack: {', '.join(plain)}", "yellow"))
         for kind in ("greedy_answers", "sampled_answers"):
             for row in result.get(kind, []):
                 write("", Text(row["prompt"], "bold"), *(f"{name}: {row[name]}" for name in result["models"]))

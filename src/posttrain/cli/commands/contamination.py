@@ -26,21 +26,14 @@ def add_arguments(parser: Parser) -> None:
 
 def run(request: Request) -> dict[str, Any]:
     """By task `share`, `interval`, counts, `scores` and what was `found`; `files`, `words` and `seconds`."""
-    import time
-
     from posttrain.cli.single_steps import part
-    from posttrain.core import catalog
     from posttrain.core.recipe import apply_overrides
+    from posttrain.pipeline.evaluation_api import contamination
 
     options = request.options
     settings = {"tasks": options.tasks, "train": options.train, **given(options, "data", "limit", "rule", "items")}
     values, _ = part(apply_overrides(settings, options.set), None)
-    step = catalog.find("step", "contamination").parse(values, "contamination")
-    start = time.perf_counter()
-    found = step.check()
-    reports = {name: report.to_dict() for name, report in found.tasks.items()}
-    seconds = time.perf_counter() - start
-    return {**reports, "files": found.files, "words": found.words, "seconds": seconds}
+    return contamination(**values)
 
 
 def show(result: dict[str, Any]) -> None:
@@ -60,4 +53,5 @@ def show(result: dict[str, Any]) -> None:
                 "", Text(f"{found['origin']} ({found['column']}): {found['words']} words in {found['where']}", "bold")
             )
             write(Text(found["passage"]))
+    write("", *(Text(each["signature"], "dim") for each in reports.values()))
     write("", Text(f"{result['words']:,} words in {result['files']} files, {result['seconds']:.1f} s", "dim"))

@@ -25,6 +25,7 @@ def run(request: Request) -> dict[str, Any]:
     """`perplexity`, `bits_per_token`, `segments` with their texts and means, `out`."""
     from posttrain.cli.single_steps import part
     from posttrain.core import catalog
+    from posttrain.core.files import refuse_unwritable
     from posttrain.core.recipe import apply_overrides
 
     options = request.options
@@ -33,6 +34,7 @@ def run(request: Request) -> dict[str, Any]:
     step = catalog.find("step", "difficulty").parse(values, "difficulty")
     if options.out.suffix not in (".html", ".htm"):
         raise BadRequest(f"{options.out} isn't named .html, which is what is written.", "Choose another --out.")
+    refuse_unwritable(options.out)
     step.hashes()  # a missing text is refused before the model is loaded
 
     from posttrain.models.sources import load

@@ -29,12 +29,15 @@ def run(request: Request) -> dict[str, Any]:
     """`best`, `models` (bits per byte, interval, texts, p-value), and `domains` in the texts' order."""
     from posttrain.cli.single_steps import part
     from posttrain.core import catalog
+    from posttrain.core.files import refuse_unwritable
     from posttrain.core.recipe import apply_overrides
 
     options = request.options
     first, *others = options.models
     if not others:
         raise BadRequest("There is only one model.", "Give at least two: posttrain domain TEXTS A B.")
+    if options.out is not None:
+        refuse_unwritable(options.out)
     settings = {"models": others, **given(options, "data", "min_margin", "limit")}
     values, place = part(apply_overrides(settings, options.set), options.seed)
     step = catalog.find("step", "domain").parse(values, "domain")
@@ -56,10 +59,14 @@ def run(request: Request) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """The models, the best first, then a row for each text."""
+    from rich.text import Text
+
     from posttrain.cli.presentation import table_of, write
 
     rows = [
         {"text": number, "domain": each["domain"] or "undecided", "margin in bits per byte": each["domain_margin"]}
         for number, each in enumerate(result["domains"], 1)
     ]
-    write(table_of([{"model": name, **fit} for name, fit in result["models"].items()]), "", table_of(rows))
+    keys = ("bits_per_byte", "interval", "texts", "p_value")
+    write(table_of([{"model": name, **{key: fit[key] for key in keys}} for name, fit in result["models"].items()]))
+    write(*(Text(fit["signature"], "dim") for fit in result["models"].values()), "", table_of(rows))

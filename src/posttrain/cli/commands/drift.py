@@ -51,4 +51,4 @@ def show(result: dict[str, Any]) -> None:
     write(Text(f"drift: {result['verdict']}", f"bold {tone}"))
     shown = ("verdict", "distance", "live_is_higher", "psi", "psi_by_chance", "p_value")
     rows = [{"quantity": name, **{key: each[key] for key in shown}} for name, each in result["quantities"].items()]
-    write(table_of(rows))
+    write(table_of(rows), Text(result["signature"], "dim"))

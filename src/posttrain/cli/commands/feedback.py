@@ -19,6 +19,7 @@ from posttrain.cli.arguments import Parser, given
 from posttrain.cli.commands import Request
 from posttrain.core import events
 from posttrain.core.errors import BadRequest, Interrupted
+from posttrain.core.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from posttrain.align.feedback import FeedbackStore
@@ -58,7 +59,7 @@ def run(request: Request) -> dict[str, Any]:
         if options.export:
             write_preferences(verdicts.preferences, options.export)
             if not verdicts.preferences:
-                events.message(f"No pair has a verdict yet: {options.export} is empty.", level="warning")
+                events.message(f"No pair has a winner yet: {options.export} is empty.", level="warning")
         items, judgements = store.counts()
         return {
             "store": str(options.store),
@@ -88,6 +89,10 @@ def _check(options: argparse.Namespace) -> None:
         raise BadRequest("--annotator has no name.")
     if options.limit is not None and options.limit < 0:
         raise BadRequest(f"--limit can't be {options.limit}.")
+    if options.export is not None:
+        if options.export.suffix != ".jsonl":
+            raise BadRequest(f"{options.export} isn't named .jsonl, which is what is written.", "Choose another name.")
+        refuse_unwritable(options.export)
     if options.model and not options.prompts:
         raise BadRequest("--model needs --prompts.", "Name a file of prompts, or builtin:prompts.")
     if options.temperature == 0:

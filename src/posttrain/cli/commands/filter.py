@@ -35,6 +35,7 @@ def run(request: Request) -> dict[str, Any]:
     """`texts`, `kept`, `dropped`, `kept_share`, `dropped_by`, quantiles of `perplexity`, `signature`, `out`."""
     from posttrain.cli.single_steps import part
     from posttrain.core import catalog
+    from posttrain.core.files import refuse_unwritable
     from posttrain.core.recipe import apply_overrides
 
     options = request.options
@@ -44,6 +45,7 @@ def run(request: Request) -> dict[str, Any]:
     out: Path = options.out
     if out.suffix != ".jsonl":
         raise BadRequest(f"{out} isn't named .jsonl, which is what is written.", "Choose another --out.")
+    refuse_unwritable(out)
     if out.exists() and Path(options.data).exists() and out.samefile(options.data):
         raise BadRequest(f"{out} is the data itself.", "Choose another --out.")
     step.hashes()  # missing data and a missing rule are refused before the model is loaded

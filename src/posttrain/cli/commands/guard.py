@@ -8,18 +8,13 @@ Settings of the guards go through --set: see `posttrain explain content_filter` 
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from posttrain.cli.arguments import Parser
 from posttrain.cli.commands import Request
 from posttrain.core.errors import BadRequest, Failure
-
-if TYPE_CHECKING:
-    from posttrain.guard import TextGuard
 
 _USUAL = "content_filter,personal_data"
 
@@ -43,39 +38,16 @@ def run(request: Request) -> Any:
         raise BadRequest("Texts are given in a file and with --data.", "Give them in one place.")
     if options.out and not options.data:
         raise BadRequest("--out needs --data, whose records it takes.")
-    guards = _guards(options)
 
-    from posttrain.guard import inspect
-
-    if options.data:
-        return _data(options, guards)
-    return [inspect(guards, text).to_dict() for text in _texts(options.file)]
-
-
-def _guards(options: argparse.Namespace) -> list[TextGuard]:
-    from posttrain.core import catalog
     from posttrain.core.recipe import apply_overrides
-    from posttrain.guard import TextGuard
+    from posttrain.pipeline.guard_api import guard, guard_data, text_guards
 
-    blocks: dict[str, Any] = {}
-    for name in options.guards.split(","):
-        term = name.strip().replace("-", "_")
-        blocks[term] = {}
-        fields = catalog.find("guard", term).model_fields
-        if options.policy and "policy" in fields:
-            blocks[term]["policy"] = options.policy
-        if options.where and "where" in fields:
-            blocks[term]["where"] = options.where
-    guards = [
-        catalog.build("guard", {term: settings}) for term, settings in apply_overrides(blocks, options.set).items()
-    ]
-    for guard in guards:
-        if not isinstance(guard, TextGuard):
-            raise BadRequest(
-                f"{catalog.term_of(guard)} looks at models, not at texts.", "Use it in a recipe's `guard` step."
-            )
-        guard.inputs()  # a missing policy is refused before any text is read
-    return guards
+    names = [name.strip().replace("-", "_") for name in options.guards.split(",")]
+    blocks = apply_overrides({name: {} for name in names}, options.set)
+    guards = text_guards(blocks, policy=options.policy, where=options.where)
+    if options.data:
+        return guard_data(options.data, options.out, guards)
+    return [found.to_dict() for found in guard(_texts(options.file), guards)]
 
 
 def _texts(file: str | None) -> list[str]:
@@ -94,22 +66,6 @@ def _texts(file: str | None) -> list[str]:
         text = sys.stdin.read()
     lines = text.split("\n")
     return [line.removesuffix("\r") for line in (lines[:-1] if not lines[-1] else lines)]
-
-
-def _data(options: argparse.Namespace, guards: Sequence[TextGuard]) -> dict[str, Any]:
-    from posttrain.data import dataset
-    from posttrain.data.writing import write
-    from posttrain.guard import inspect_dataset
-
-    found = inspect_dataset(guards, dataset.read(options.data))
-    if options.out:
-        write(found.dataset.records, options.out)
-    return {
-        "records": sum(found.actions.values()),
-        "actions": found.actions,
-        "categories": found.categories(),
-        "out": str(options.out) if options.out else None,
-    }
 
 
 def show(result: Any) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from posttrain.cli.arguments import Parser, given
 from posttrain.cli.commands import Request
-from posttrain.core.errors import BadRequest
 
 # Settings that aren't the method's.
 _OWN = ("swap", "margin", "batch_size", "tokens_per_pass", "device", "dtype", "seed")
@@ -36,60 +35,17 @@ def add_arguments(parser: Parser) -> None:
 def run(request: Request) -> dict[str, Any]:
     """`annotator`, `judged` (now), `verdicts` (all), `ties`, `pending`, `consistency`, `people`, `warning`."""
     from posttrain.cli.single_steps import overrides_of, part
-    from posttrain.core import catalog
     from posttrain.core.recipe import apply_overrides
+    from posttrain.pipeline.arena_api import judge
 
     options = request.options
-    criterion = options.criterion.strip().lower()
-    if not criterion:
-        raise BadRequest("--criterion has no name.", "Usual ones are overall, helpful, harmless and honest.")
-    if options.limit is not None and options.limit < 1:
-        raise BadRequest(f"--limit can't be {options.limit}.")
     inner, outer = overrides_of(options.method, options.set, _OWN)
     settings = {
         "method": {options.method: apply_overrides({}, inner)},
-        "store": str(options.store),
-        "by": options.model,
-        "criterion": criterion,
-        **given(options, "swap", "margin", "batch_size"),
+        **given(options, "criterion", "name", "limit", "swap", "margin", "batch_size"),
     }
     values, place = part(apply_overrides(settings, outer), options.seed)
-    step = catalog.find("step", "judge").parse(values, "judge")
-    seed = place.pop("seed", 0)
-
-    from posttrain.align.feedback import FeedbackStore
-    from posttrain.bench.judging import Ruling
-    from posttrain.bench.task_types import Effort
-    from posttrain.models.sources import load, resolve
-    from posttrain.pipeline.arena import MODEL, judge_items, judges_of, model_annotator
-
-    ruling = Ruling(step.swap, step.margin)
-    annotator = f"{MODEL}{options.name}" if options.name else model_annotator(options.model, step.method, ruling)
-    with FeedbackStore(options.store, create=False) as store:
-        resolve(options.model)  # no such model: refused before anything is loaded
-        judged = judge_items(
-            store,
-            step.method,
-            load(options.model, **place),
-            annotator,
-            criterion=criterion,
-            ruling=ruling,
-            effort=Effort(step.tokens_per_pass, step.batch_size),
-            limit=options.limit,
-            seed=seed,
-        )
-        rows = [row for row in judges_of(store, criterion) if row["annotator"] == annotator]
-        pending = len(store.pending(annotator, criterion))
-    nothing = {"verdicts": 0, "ties": 0, "consistency": None, "people": None, "warning": None}
-    found = rows[0] if rows else nothing
-    return {
-        "store": str(options.store),
-        "criterion": criterion,
-        **found,
-        "annotator": annotator,
-        "judged": judged,
-        "pending": pending,
-    }
+    return judge(options.model, options.store, **values, **place)
 
 
 def show(result: dict[str, Any]) -> None:

@@ -28,15 +28,20 @@ def run(request: Request) -> dict[str, Any]:
 
     options = request.options
     summary = Path(options.model) / "summary.json"
-    found: dict[str, Any] = (
-        files.read_json(summary)["lineage"] if summary.is_file() else lineage(read_card(options.model))
-    )
+    found = _of_run(files.read_json(summary), summary) if summary.is_file() else lineage(read_card(options.model))
     if options.svg is None:
         return found
     if options.svg.is_dir():
         raise BadRequest(f"{options.svg} is a folder.", "Give a file's name, as in lineage.svg.")
     files.write_text(options.svg, standalone(lineage_drawing(found)))
     return {**found, "svg": str(options.svg)}
+
+
+def _of_run(values: Any, summary: Path) -> dict[str, Any]:
+    found = values.get("lineage") if isinstance(values, dict) else None
+    if not isinstance(found, dict) or not found.keys() >= {"nodes", "edges"}:
+        raise BadRequest(f"{summary} isn't the summary of a run.", "Give a run's folder or a saved model's.")
+    return found
 
 
 def show(result: dict[str, Any]) -> None:

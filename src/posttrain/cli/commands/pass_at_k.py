@@ -6,10 +6,9 @@ programs run in a sandbox: without network, other processes, files to write or a
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
-from posttrain.cli.arguments import Parser, given
+from posttrain.cli.arguments import Parser
 from posttrain.cli.commands import Request
 
 
@@ -25,18 +24,12 @@ def add_arguments(parser: Parser) -> None:
 
 def run(request: Request) -> dict[str, Any]:
     """`score`, `stderr`, `n`, `metric`, `interval`, all `metrics`, `programs`, `failures` by reason, `signature`."""
-    from posttrain.bench.given_samples import score_samples
-    from posttrain.bench.runner import write_items
+    from posttrain.pipeline.evaluation_api import pass_at_k
 
     options = request.options
-    result = score_samples(
-        options.task, options.samples, pass_at=options.k, subset=options.subset, **given(options, "data")
+    return pass_at_k(
+        options.task, options.samples, k=options.k, data=options.data, subset=options.subset, out=options.out
     )
-    if options.out:
-        write_items({result.name: result}, options.out)
-    programs = [sample for item in result.items for sample in item["samples"]]
-    failures = Counter(sample["reason"] for sample in programs if not sample["passed"])
-    return {"task": result.name, **result.to_dict(), "programs": len(programs), "failures": dict(failures)}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -45,7 +38,6 @@ def show(result: dict[str, Any]) -> None:
 
     from posttrain.cli.presentation import table_of, write
 
-    rows = [{"metric": name, **each, "items": result["n"]} for name, each in result["metrics"].items()]
-    write(table_of(rows))
+    write(table_of([{"metric": name, **each} for name, each in result["metrics"].items()]))
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(result["failures"].items()))
     write(Text(f"{result['programs']} programs; failed: {reasons or 'none'}"), Text(result["signature"], "dim"))

@@ -6,10 +6,12 @@ RealToxicityPrompts. `posttrain list dimension` shows what can be measured, `pos
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from posttrain.cli.arguments import Parser, given
 from posttrain.cli.commands import Request
+from posttrain.core.errors import BadRequest
 
 
 def add_arguments(parser: Parser) -> None:
@@ -20,6 +22,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--data", metavar="DIR", help="the folder with the data; without it the hub is asked")
     parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N items of anything")
     parser.add_argument("--num-fewshot", type=int, metavar="K", help="solved examples before each item")
+    parser.add_argument("--chat", action="store_true", default=None, help="ask tasks through the chat templates")
     parser.add_argument("--batch-size", type=int, metavar="B", help="texts written at once; never changes the figures")
     parser.add_argument("--out", metavar="FILE.html", help="write a page that needs nothing but itself")
     parser.add_recipe_options("dimensions.robustness.perturbations='[typos, punctuation]'")
@@ -34,7 +37,9 @@ def run(request: Request) -> dict[str, Any]:
     from posttrain.pipeline.scorecard_api import scorecard
 
     options = request.options
-    settings = given(options, "tasks", "dimensions", "data", "limit", "num_fewshot", "batch_size")
+    if options.out and Path(options.out).suffix not in (".html", ".htm"):
+        raise BadRequest(f"{options.out} isn't named .html, which is what is written.", "Choose another --out.")
+    settings = given(options, "tasks", "dimensions", "data", "limit", "num_fewshot", "chat", "batch_size")
     values, place = part(apply_overrides(settings, options.set), options.seed)
     words = ["posttrain", "scorecard", *options.models]
     for key, value in {**settings, "out": options.out, "seed": options.seed}.items():

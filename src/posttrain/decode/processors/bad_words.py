@@ -8,9 +8,10 @@ several tokens the last one is forbidden where the others stand before it, as in
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 
 from posttrain.core.errors import BadRequest
 from posttrain.decode.processors import DecodeState, LogitsProcessor, forbid
@@ -27,7 +28,7 @@ class BadWords(LogitsProcessor):
 
     neutral: ClassVar[dict[str, Any] | None] = {"words": [], "token_ids": []}
 
-    words: list[str] = []
+    words: list[Annotated[str, Field(min_length=1)]] = []
     """Words or phrases that may not appear, as they are written."""
 
     token_ids: list[list[int]] = []

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.core.catalog import block
 from posttrain.core.errors import Failure
@@ -37,12 +37,19 @@ class BestOfN(Search):
     num_return: int = Field(1, ge=1)
     """How many of the best answers to return for each prompt."""
 
+    @model_validator(mode="after")
+    def _no_more_than_there_are(self) -> Self:
+        drawn = self.n * self.search.continuations
+        if self.num_return > drawn:
+            raise ValueError(f"num_return {self.num_return} is more than the {drawn} answers that are drawn")
+        return self
+
     def inputs(self) -> dict[str, Any]:
         return {"search": self.search.inputs(), "reranker": self.reranker.inputs()}
 
     @property
     def continuations(self) -> int:
-        return min(self.num_return, self.n * self.search.continuations)
+        return self.num_return
 
     def run(self, job: Job) -> list[Generated]:
         judge = self.reranker.judge(job.engine.model)

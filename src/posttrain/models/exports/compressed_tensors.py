@@ -37,6 +37,7 @@ class CompressedTensors(Export):
     """A folder for vLLM, and for transformers with the package compressed-tensors."""
 
     suffix: ClassVar[str] = ""
+    marker: ClassVar[tuple[str, str]] = ("config.json", '"compressed-tensors"')
 
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Type of the scales and of all that isn't quantized. float16 keeps the scales of grouped layers exact, bfloat16

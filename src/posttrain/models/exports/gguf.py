@@ -41,6 +41,7 @@ class Gguf(Export):
     """A file for llama.cpp and what is built on it."""
 
     suffix: ClassVar[str] = ".gguf"
+    marker: ClassVar[tuple[str, str]] = ("", "GGUF")
 
     type: Type = "f16"
     """How matrices are stored: f32, f16, bf16, or in blocks of 32 with 8, 5 or 4 bits. Below 8 bits the embedding and
@@ -113,7 +114,9 @@ class _Entry(NamedTuple):
         limit = np.finfo(np.float16).max if self.type != GGMLQuantizationType.F32 else np.inf
         if self.type == GGMLQuantizationType.BF16:
             limit = np.inf
-        if not np.isfinite(largest) or largest > limit:
+        if not np.isfinite(largest):
+            raise Failure(f"{self.source} holds {largest}, which is no number.", "Check the model's weights.")
+        if largest > limit:
             raise Failure(f"{self.source} holds {largest}, which {self.type.name} can't.", "Export as f32 or bf16.")
         return quants.quantize(values, self.type)
 

@@ -19,6 +19,7 @@ class Peft(Export):
     """An adapter for PEFT."""
 
     suffix: ClassVar[str] = ""
+    marker: ClassVar[tuple[str, str]] = (_CONFIG, '"peft_type"')
 
     base: str | None = None
     """What PEFT shall load as the base, a hub name or a folder; by default what the model itself says."""

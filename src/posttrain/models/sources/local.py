@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from posttrain.core import catalog, events, files
 from posttrain.core.errors import BadRequest, Failure
-from posttrain.models import heads
+from posttrain.models import cards, heads
 from posttrain.models.language_model import CARD_FILE, LanguageModel
 from posttrain.models.sources import NETWORK_CLASSES, Source, quiet, resolve
 
@@ -70,10 +70,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 def _card(folder: Path) -> dict[str, Any]:
     if (folder / CARD_FILE).exists():
-        card = files.read_json(folder / CARD_FILE)
-        if not isinstance(card, dict):
-            raise BadRequest(f"{folder / CARD_FILE} must hold a JSON object.")
-        return card
+        return cards.read(folder)
     return {"name": folder.resolve().name, "source": {"local": str(folder.resolve())}, "parents": []}
 
 
@@ -96,19 +93,29 @@ def _check_files(folder: Path) -> None:
         raise BadRequest(f"{folder} has no *.safetensors file.")
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = set(files.read_json(index).get("weight_map", {}).values())
+        listed = files.read_json(index)
+        parts = listed.get("weight_map") if isinstance(listed, dict) else None
+        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+            raise Failure(f"{index} doesn't say which tensor lies in which file.", "Fetch the model again.")
+        shards = set(parts.values())
         if missing := sorted(shard for shard in shards if not (folder / shard).exists()):
             raise Failure(f"{folder} is incomplete: {missing[0]} is missing.", "Fetch the model again.")
 
 
 def _config(folder: Path) -> PreTrainedConfig:
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     values = files.read_json(folder / "config.json")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # transformers checks configurations with errors of many kinds
         kind = values.get("model_type") if isinstance(values, dict) else None
+        if kind in CONFIG_MAPPING:
+            why = " ".join(str(error).split()).rstrip(".")
+            raise BadRequest(
+                f"{folder / 'config.json'} isn't one that {kind} can be built by: {why}.",
+                "Fetch or save the model again.",
+            ) from error
         raise BadRequest(
             f"{folder / 'config.json'} (model_type {kind!r}) isn't an architecture that transformers has.",
             "Code that comes with a model is never run.",
@@ -246,16 +253,26 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def _adapted(folder: Path, card: dict[str, Any], **options: Any) -> LanguageModel:
     """A base with the adapter of a PEFT folder attached."""
     values = files.read_json(folder / "adapter_config.json")
+    if not isinstance(values, dict):
+        raise BadRequest(f"{folder / 'adapter_config.json'} must hold a JSON object.")
     if not any(folder.glob("*.safetensors")):
         raise BadRequest(f"{folder} has no *.safetensors file; pickled adapters aren't loaded.")
     reference = card.get("base") or values.get("base_model_name_or_path")
     if not reference:
         raise BadRequest(f"{folder} doesn't say which base it adapts.", "Set base_model_name_or_path in its config.")
-    base = resolve(str(reference)).load(**options)
+    try:
+        source = resolve(str(reference))
+    except BadRequest as error:
+        raise BadRequest(
+            f"{folder} is an adapter on '{reference}', and there is no such model here.",
+            f"Write where it lies as `base` into {CARD_FILE}, or as base_model_name_or_path into adapter_config.json.",
+        ) from error
+    base = source.load(**options)
     if card.get("head"):
         heads.give_head(base, **card["head"])  # with new values; the trained ones come with the adapter
     adapter_class = catalog.find("adapt", str(values.get("peft_type", "")).lower())
-    adapter = adapter_class.load(base.network, folder)
+    with _explained(folder):
+        adapter = adapter_class.load(base.network, folder)
     own_tokenizer = any((folder / name).exists() for name in _TOKENIZER_FILES)
     card = {**card, "base": str(reference), "adapter": catalog.dump(adapter), "parents": card.get("parents") or []}
     if not card["parents"]:

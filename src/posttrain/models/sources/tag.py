@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posttrain.core import files
 from posttrain.core.errors import BadRequest
-from posttrain.models import tags
+from posttrain.models import cards, tags
 from posttrain.models.language_model import CARD_FILE
 from posttrain.models.sources import Source, resolve
 
@@ -32,7 +31,7 @@ class Tag(Source):
         folder = Path(entry["folder"])
         if not (folder / CARD_FILE).is_file():
             raise BadRequest(f"The model tagged '{self.reference}' is no longer in {folder}.", "Tag another one.")
-        if str(files.read_json(folder / CARD_FILE).get("key") or "") != entry["key"]:
+        if str(cards.read(folder).get("key") or "") != entry["key"]:
             raise BadRequest(
                 f"{folder} holds another model than the one tagged '{self.reference}'.",
                 f"Tag it anew: posttrain models --tag {self.reference}={folder}",

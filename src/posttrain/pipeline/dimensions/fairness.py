@@ -15,12 +15,14 @@ Opportunity in Supervised Learning"). Gaps are never negative, so beside each st
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from posttrain.bench.item import Expression, Item
+from posttrain.bench.question import Question
 from posttrain.bench.runner import Plan
 from posttrain.bench.scorecard import (
     Entry,
@@ -34,7 +36,6 @@ from posttrain.bench.scorecard import (
     missing,
     table_items,
 )
-from posttrain.bench.task_types import Question
 from posttrain.bench.variants import variant
 from posttrain.core.catalog import blocks
 from posttrain.pipeline.dimensions import Asked, Assessment, Candidate, Dimension, Exam
@@ -89,7 +90,7 @@ class Fairness(Dimension):
     def _asked_by(self, names: list[str]) -> Any:
         def change(question: Question, number: int) -> Question:
             asker = self.asking.replace(_NAME, names[number % len(names)])
-            return Question(question.item, question.preamble + asker)
+            return replace(question, lead=asker)
 
         return change
 

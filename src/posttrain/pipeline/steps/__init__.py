@@ -7,17 +7,21 @@ business.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from posttrain.core.settings import Settings
 from posttrain.models.language_model import LanguageModel
 from posttrain.pipeline.views import View
+
+# File systems take names of 255 bytes, and a step's folder has its number in front.
+_LONGEST_NAME = 200
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Context:
         results: Results of the earlier steps by name.
         keys: Content keys of the earlier steps by name.
         current: Gives the model this step works on; a step that changes it must return it as its new model.
+        references: References of the models that the earlier steps left by the steps' names.
     """
 
     load: Callable[[str], LanguageModel]
@@ -41,6 +46,7 @@ class Context:
     results: dict[str, dict[str, Any]]
     keys: dict[str, str]
     current: Callable[[], LanguageModel]
+    references: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> LanguageModel:
@@ -86,6 +92,15 @@ class Step(Settings):
     source: str | None = Field(None, alias="from")
     """Name of the earlier step whose model to work on (`base`: the recipe's own); by default the last model made."""
 
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str | None) -> str | None:
+        if name is not None and (not name.strip() or re.search(r"[/\\\0]", name) or name.startswith(".")):
+            raise ValueError("a folder is called so: leave out slashes, and a dot at the beginning")
+        if name is not None and len(name.encode()) > _LONGEST_NAME:
+            raise ValueError(f"a folder is called so, with at most {_LONGEST_NAME} bytes")
+        return name
+
     @classmethod
     def parse(cls, values: Any, where: str = "", implied: str | None = None) -> Self:
         """Validate a recipe entry; keys that aren't fields are the body's method block."""
@@ -105,8 +120,12 @@ class Step(Settings):
             records: Files of records, by the steps' names.
             models: References of models, by the steps' names.
         """
-        found: Self = _located(self, {name: str(path) for name, path in records.items()}, models or {})
+        found: Self = located(self, {name: str(path) for name, path in records.items()}, models or {})
         return found
+
+    def others(self) -> list[str]:
+        """Earlier steps whose models it takes besides the one it works on; a run refuses names that it doesn't have."""
+        return []
 
     def inputs(self, context: Context) -> dict[str, Any]:
         """What besides the settings, the seed and the model decides the outcome: hashes of data, earlier results."""
@@ -117,15 +136,15 @@ class Step(Settings):
         """Do the work."""
 
 
-def _located(value: Any, records: Mapping[str, str], models: Mapping[str, str]) -> Any:
+def located(value: Any, records: Mapping[str, str], models: Mapping[str, str]) -> Any:
     """A value with files and references in place of names, wherever settings in it read data or load a model; the value
     itself if there are none.
     """
     if isinstance(value, list):
-        placed = [_located(each, records, models) for each in value]
+        placed = [located(each, records, models) for each in value]
         return placed if any(new is not old for new, old in zip(placed, value)) else value
     if isinstance(value, dict):
-        named = {key: _located(each, records, models) for key, each in value.items()}
+        named = {key: located(each, records, models) for key, each in value.items()}
         return named if any(named[key] is not each for key, each in value.items()) else value
     if not isinstance(value, Settings):
         return value
@@ -133,7 +152,7 @@ def _located(value: Any, records: Mapping[str, str], models: Mapping[str, str]) 
     for name in type(value).model_fields:
         old = getattr(value, name)
         known = records if name in value.reads else models if name in value.loads else {}
-        new = known[old] if isinstance(old, str) and old in known else _located(old, records, models)
+        new = known[old] if isinstance(old, str) and old in known else located(old, records, models)
         if new is not old:
             found[name] = new
     return value.model_copy(update=found) if found else value

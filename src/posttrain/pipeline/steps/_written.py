@@ -28,7 +28,7 @@ from posttrain.decode.processors import LogitsProcessor
 from posttrain.decode.search import Search
 from posttrain.measure import TextMetric
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.sources import load
+from posttrain.models.sources import load, resolve
 from posttrain.models.token_losses import token_losses
 from posttrain.ops.bootstrap import paired_test, sums_interval
 from posttrain.ops.ngrams import distinct, repetition_rate
@@ -263,6 +263,8 @@ class Comparing(Step):
 
     def inputs(self, context: Context) -> dict[str, Any]:
         """Hash of the prompts, where they come from a data set, and the judge."""
+        if self.judge is not None and self.judge not in context.keys:
+            resolve(self.judge)  # one that there isn't is refused before any work
         found: dict[str, Any] = {"judge": stamp(self.judge, context)} if self.judge else {}
         return found | hash_of_prompts(self.prompts)
 

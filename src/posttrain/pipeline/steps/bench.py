@@ -7,14 +7,14 @@ its baseline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from posttrain.bench import records
-from posttrain.bench.paired import Comparison, compare
+from posttrain.bench.paired import Comparison, compare, refuse_missing, refuse_other_number
 from posttrain.bench.runner import Plan, Result, evaluate, prepare, write_items
 from posttrain.core import files
 from posttrain.models.language_model import LanguageModel
@@ -40,6 +40,9 @@ class Bench(NamedTasks):
     num_fewshot: int | None = Field(None, ge=0)
     """Solved examples before each item; each task's own number when not given."""
 
+    chat: bool = False
+    """Ask through the model's chat template."""
+
     tokens_per_pass: int = Field(1024, ge=1)
     """Tokens read at once; changes speed and memory, never the scores."""
 
@@ -52,19 +55,20 @@ class Bench(NamedTasks):
 
     def plans(self) -> list[Plan]:
         """The tasks with their data read."""
-        return prepare(self.tasks, self.data, self.limit, self.num_fewshot)
+        return prepare(self.tasks, self.data, self.limit, self.num_fewshot, self.chat)
 
     def inputs(self, context: Context) -> dict[str, Any]:
         """Hashes of items, examples and templates, and what the baseline is."""
-        found: dict[str, Any] = {"tasks": {plan.name: plan.signature for plan in self.plans()}}
-        if self._recorded():
-            self.recorded()
+        plans = self.plans()
+        found: dict[str, Any] = {"tasks": {plan.name: plan.signature for plan in plans}}
+        if self.is_recorded():
+            self.refuse_other_records(plans)
             found["baseline"] = {"source": self.baseline, "hash": files.hash_file(str(self.baseline))}
         elif self.baseline is not None:
             found["baseline_model"] = context.keys.get(self.baseline)
         return found
 
-    def _recorded(self) -> bool:
+    def is_recorded(self) -> bool:
         """Whether the baseline is a file of records."""
         return self.baseline is not None and self.baseline.endswith((".jsonl", ".jsonl.gz", ".jsonl.bz2", ".jsonl.xz"))
 
@@ -74,9 +78,21 @@ class Bench(NamedTasks):
         Raises:
             BadRequest: If it can't be read or lacks a task.
         """
-        if not self._recorded():
+        if not self.is_recorded():
             return None
         return records.read(str(self.baseline))
+
+    def refuse_other_records(self, plans: Sequence[Plan]) -> None:
+        """Refuse a file of records that can't belong to the same items, before the model is asked.
+
+        Raises:
+            BadRequest: If it can't be read, lacks a task, or has another number of items.
+        """
+        if (baseline := self.recorded()) is None:
+            return
+        refuse_missing([plan.name for plan in plans], baseline)
+        for plan in plans:
+            refuse_other_number(plan.name, sum(len(part.questions) for part in plan.parts), baseline[plan.name])
 
     def compared(
         self,
@@ -101,9 +117,9 @@ class Bench(NamedTasks):
         baseline = self.recorded()
         if baseline is None:
             other = evaluate(load(self.baseline), plans, self.tokens_per_pass, self.batch_size)
-            baseline = {name: list(each.items) for name, each in other.items()}
+            baseline = {name: list(each.records) for name, each in other.items()}
         tasks = {plan.name: plan.selection.task for plan in plans}
-        return compare(tasks, {name: each.items for name, each in results.items()}, baseline, seed=seed)
+        return compare(tasks, {name: each.records for name, each in results.items()}, baseline, seed=seed)
 
     def run(self, context: Context) -> Outcome:
         """Ask, score, compare and tabulate."""
@@ -157,6 +173,9 @@ def _beside(comparisons: Mapping[str, Comparison], baseline: str) -> list[View]:
         row = [name, each.metric, score.value, score.baseline, score.difference, interval, score.p_value]
         rows.append([*row, *([each.p_adjusted] if several else [])])
         told.append(note(f"{name}: {verdict(each)}"))
+        if each.measured_differently:
+            differing = ", ".join(each.measured_differently)
+            told.append(note(f"{name}: the two were measured differently ({differing}).", "warning"))
     return [table(f"Beside {baseline}", [*columns, *(["p-value, adjusted"] if several else [])], rows), *told]
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from posttrain.core import catalog
 from posttrain.core.errors import BadRequest
+from posttrain.core.settings import fingerprint
 from posttrain.decode.generation import generate
 from posttrain.measure import Measurement, ModelMetric, signature_differences
 from posttrain.models.language_model import LanguageModel
@@ -24,7 +25,7 @@ class Compare(Step):
     with_: str | list[str] = Field("base", alias="with")
     """Names of the steps whose models to compare with; `base` is the recipe's own."""
 
-    on: list[str | dict[str, Any]] = ["perplexity", "size", "speed", "samples"]
+    on: list[str | dict[str, Any]] = Field(["perplexity", "size", "speed", "samples"], min_length=1)
     """What to compare: size, speed, samples, and metrics by name or as blocks."""
 
     prompts: list[str] | str = "builtin:prompts"
@@ -33,8 +34,8 @@ class Compare(Step):
     limit: int | None = Field(8, ge=1)
     """Answer only the first so many prompts; null answers all."""
 
-    chat: bool = True
-    """Ask the prompts through the chat template."""
+    chat: bool | None = None
+    """Ask the prompts through the chat template; by default the models that have one."""
 
     max_new_tokens: int = Field(48, ge=1)
     """Length of the samples."""
@@ -45,11 +46,19 @@ class Compare(Step):
     """How the sampled texts are drawn, beside the greedy ones; null leaves them out."""
 
     def inputs(self, context: Context) -> dict[str, Any]:
-        """Keys of the models compared with, and hashes of what the metrics read."""
+        """Keys of the models compared with, and hashes of what metrics and search read and of the prompts."""
         found: dict[str, Any] = {"with": {name: context.keys.get(name) for name in self._names()}}
         for metric in self._metrics():
             found |= metric.inputs()
+        if self._wants("samples"):  # prompts that can't be read are refused before anything is measured
+            found["prompts"] = fingerprint(read_prompts(self.prompts)[: self.limit])
+            if self.sampling is not None and (inside := self.sampling.inputs()):
+                found["search"] = inside
         return found
+
+    def others(self) -> list[str]:
+        """See `Step.others`."""
+        return self._names()
 
     def _names(self) -> list[str]:
         return [self.with_] if isinstance(self.with_, str) else list(self.with_)
@@ -70,20 +79,30 @@ class Compare(Step):
         rows: dict[str, dict[str, Any]] = {}
         measured: dict[str, list[Measurement]] = {}
         texts: dict[str, list[list[str]]] = {}
+        plain: list[str] = []
         for name in [*self._names(), context.model_name]:
             model = context.model if name == context.model_name else context.load(name)
             measured[name] = [metric.measure(model) for metric in self._metrics()]
             rows[name] = self._row(model, measured[name])
             if self._wants("samples"):
                 texts[name] = self._samples(model, context.seed)
+                plain += [] if self._chats(model) else [name]
         differing = _differing(measured)
         if any("tokenizer" in names for names in differing.values()):
             _add_bits_per_byte(rows, measured)
-        result: dict[str, Any] = {"models": rows, "measured_differently": differing}
+        signatures = {name: {each.name: each.signature for each in found} for name, found in measured.items()}
+        result: dict[str, Any] = {"models": rows, "measured_differently": differing, "signatures": signatures}
         views = [_told(rows), *_views(rows)]
+        views += [note(f"Signature: {each}", "source") for each in signatures[context.model_name].values()]
         for metric, names in differing.items():
             words = f"The models' {metric.replace('_', ' ')} was measured differently ({', '.join(names)})"
             views.append(note(f"{words}: these values can't be compared. Bits per byte of a text can.", "warning"))
+        if plain and len(plain) < len(texts):
+            result["asked_without_chat_template"] = plain
+            told = (
+                f"{', '.join(plain)} got the prompts as plain text, for want of a chat template; the others in theirs."
+            )
+            views.append(note(told, "warning"))
         if texts:
             prompts = read_prompts(self.prompts)[: self.limit]
             for kind, title in enumerate(["Greedy answers", "Sampled answers"][: len(next(iter(texts.values())))]):
@@ -103,6 +122,10 @@ class Compare(Step):
             row["tokens_per_second"] = tokens_per_second(model)
         return row
 
+    def _chats(self, model: LanguageModel) -> bool:
+        """Whether a model is asked through its chat template."""
+        return bool(model.tokenizer.chat_template) if self.chat is None else self.chat
+
     def _samples(self, model: LanguageModel, seed: int) -> list[list[str]]:
         searches = [catalog.build("search", "greedy")] + ([self.sampling] if self.sampling else [])
         prompts = read_prompts(self.prompts)[: self.limit]
@@ -110,7 +133,12 @@ class Compare(Step):
             [
                 g.text
                 for g in generate(
-                    model, prompts, search=search, max_new_tokens=self.max_new_tokens, seed=seed, chat=self.chat
+                    model,
+                    prompts,
+                    search=search,
+                    max_new_tokens=self.max_new_tokens,
+                    seed=seed,
+                    chat=self._chats(model),
                 ).generations
             ]
             for search in searches

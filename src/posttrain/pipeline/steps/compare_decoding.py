@@ -49,9 +49,11 @@ class CompareDecoding(Comparing):
         """What a file or a list of names stands for, so that a recipe notices when the file changes."""
         if isinstance(value, (str, Path)):
             if Path(value).suffix in (".yaml", ".yml"):
-                return recipe.read(value)
+                return recipe.read(value, "ways of decoding by name")
             value = [name.strip() for name in str(value).split(",") if name.strip()]
         if isinstance(value, list):
+            if twice := [str(name) for place, name in enumerate(value) if name in value[:place]]:
+                raise ValueError(f"{twice[0]} stands twice")
             return {str(name): _usual(str(name)) for name in value}
         return value
 
@@ -77,7 +79,7 @@ class CompareDecoding(Comparing):
 
     def inputs(self, context: Context) -> dict[str, Any]:
         """Hash of the prompts, where they come from a data set, and the judge."""
-        if self.prefer == {"self_bleu": "lower"} and self.samples < 2:
+        if self.prefer is not None and "self_bleu" in self.prefer and self.samples < 2:
             raise BadRequest("Self-BLEU compares answers to the same prompt.", "Raise `samples` to at least 2.")
         reads = [way.search.inputs() for way in self.ways().values()]
         return super().inputs(context) | ({"searches": reads} if any(reads) else {})
@@ -141,8 +143,6 @@ def _recommended(prefer: dict[Any, Any], ways: dict[str, Counted]) -> dict[str, 
         best = best_of(speeds, key=lambda name: speeds[name])
         equals = [best]
     else:
-        if key not in next(iter(counted.values())):
-            raise BadRequest(f"There is no {_LABELS.get(key, key)} of one answer to a prompt.", "Raise `samples`.")
         best = best_of(counted, key=lambda name: counted[name][key].value)
         equals = [
             name

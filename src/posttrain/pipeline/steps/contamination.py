@@ -108,6 +108,11 @@ def _of_task(name: str, report: Report) -> list[View]:
     views: list[View] = []
     if skipped := report.items - report.judged:
         views.append(note(f"{name}: {skipped} items have fewer than {SHORTEST} words and weren't judged."))
+    if report.judged_joined:
+        words = (
+            f"{report.judged_joined} items have no text of {SHORTEST} words; they are found only where the data holds"
+        )
+        views.append(note(f"{name}: {words} all their texts in the same order."))
     if scores := report.scores:
         shown = [
             ["clean", scores.n_clean, scores.clean],
@@ -121,4 +126,5 @@ def _of_task(name: str, report: Report) -> list[View]:
         longest = sorted(report.found, key=lambda each: each.words, reverse=True)[:_SHOWN]
         lines = [[each.origin, f"{each.words} words", each.passage, each.where] for each in longest]
         views.append(samples(f"Longest passages of {name}", ["item", "shared", "passage", "in the data"], lines))
+    views.append(note(f"Signature: {report.signature}", "source"))
     return views

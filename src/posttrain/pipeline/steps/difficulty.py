@@ -76,6 +76,7 @@ class Difficulty(Step):
             facts("Difficulty", shown),
             table(f"The hardest {self.segments}s", [self.segments, "bits per token", "perplexity"], rows),
             table("The hardest tokens", ["token", "bits"], [[repr(p.text), p.bits] for p in found.hardest(_LISTED)]),
+            note(f"Signature: {found.signature}", "source"),
             note(f"Every token is coloured in {PAGE_FILE}, in this step's folder."),
         ]
         headline = f"{found.bits_per_token:.2f} bits per token"

@@ -13,7 +13,7 @@ from posttrain.core.errors import BadRequest
 from posttrain.curate.domain import Domain as TextDomain
 from posttrain.curate.domain import Fit, domains, fits
 from posttrain.curate.filtering import as_row
-from posttrain.curate.text_scores import score_texts
+from posttrain.curate.text_scores import conditions, score_texts, signature
 from posttrain.data import dataset
 from posttrain.data.writing import write_rows
 from posttrain.models.language_model import LanguageModel
@@ -75,6 +75,7 @@ class Domain(Step):
         result, rows, best = self.compared({name: partial(self._model, name, context) for name in names}, context.seed)
         write_rows(rows, context.folder / TEXTS_FILE)
         views = [table("Which model fits", _COLUMNS, [_row(name, fit) for name, fit in best.items()]), _told(best)]
+        views += [note(f"Signature: {each['signature']}", "source") for each in result["models"].values()]
         headline = f"{result['best']} fits best"
         return Outcome({**result, "file": TEXTS_FILE}, views, headline=headline, records=TEXTS_FILE)
 
@@ -93,17 +94,20 @@ class Domain(Step):
         read, rows = self._read()
         if len(models) <= len(self.models):
             raise BadRequest(f"A model is named twice: {', '.join(models)}.", "Name each once.")
-        scores = {
-            name: score_texts(
-                model(),
+        scores, signatures = {}, {}
+        for name, load_model in models.items():
+            model = load_model()
+            made = conditions(model, window=self.window, chat=self.chat)
+            signatures[name] = signature("domain", {**made, "text": read.hash[:12], "texts": len(read)})
+            scores[name] = score_texts(
+                model,
                 read.records,
                 window=self.window,
                 chat=self.chat,
                 tokens_per_pass=self.tokens_per_pass,
                 name=f"Scoring with {name}",
             )
-            for name, model in models.items()
-        }
+            del model  # before the next one is loaded
         found = domains(scores, self.min_margin)
         best = fits(scores, found, seed)
         told = [_columns(each) for each in found]
@@ -111,7 +115,7 @@ class Domain(Step):
             "texts": len(found),
             "undecided": sum(each.best is None for each in found),
             "best": next(iter(best)),
-            "models": {name: asdict(fit) for name, fit in best.items()},
+            "models": {name: {**asdict(fit), "signature": signatures[name]} for name, fit in best.items()},
             "domains": told,
         }
         written = [{**as_row(record, row), **more} for record, row, more in zip(read.records, rows, told)]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from posttrain.curate.text_scores import score_texts
+from posttrain.curate.text_scores import conditions, score_texts, signature
 from posttrain.data import dataset
 from posttrain.data.record import Labelled
 from posttrain.models.language_model import LanguageModel
@@ -20,7 +21,7 @@ from posttrain.pipeline.quantities import show
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.pipeline.views import facts, note, table
 from posttrain.registry.drift import Drift as Found
-from posttrain.registry.drift import Population, Quantity, compare_populations
+from posttrain.registry.drift import Population, Quantity, compare_populations, refuse_too_few
 
 
 class Drift(Step):
@@ -63,8 +64,14 @@ class Drift(Step):
         return self.hashes()
 
     def hashes(self) -> dict[str, Any]:
-        """Hashes of what is read."""
+        """Hashes of what is read.
+
+        Raises:
+            BadRequest: If it can't be read, or a set has too few texts.
+        """
         reference, live = self._sets()
+        refuse_too_few("reference", len(reference))
+        refuse_too_few("live", len(live))
         return {
             "reference": {"source": reference.source, "hash": reference.hash},
             "live": {"source": live.source, "hash": live.hash},
@@ -87,16 +94,22 @@ class Drift(Step):
                 {"verdict": found.verdict, "reference texts": found.reference_texts, "live texts": found.live_texts},
             ),
             table("Reference and live", _COLUMNS, rows),
+            note(f"Signature: {found.signature}", "source"),
             note(_sentence(found), "warning" if found.alarm else "good"),
         ]
         return Outcome(found.to_dict(), views, headline=f"drift: {found.verdict}")
 
     def compared(self, model: LanguageModel, seed: int) -> Found:
         """Score both sets with a model and compare them."""
-        reference, live = (self._population(model, each) for each in self._sets())
-        return compare_populations(
+        sets = self._sets()
+        reference, live = (self._population(model, each) for each in sets)
+        found = compare_populations(
             reference, live, level=self.level, bins=self.bins, permutations=self.permutations, seed=seed
         )
+        read = {name: each.hash[:12] for name, each in zip(("reference", "live"), sets)}
+        test = {"level": self.level, "bins": self.bins, "permutations": self.permutations, "seed": seed}
+        made = {**conditions(model, window=self.window, chat=self.chat), **read, **test}
+        return replace(found, signature=signature("drift", made))
 
     def _population(self, model: LanguageModel, read: dataset.Dataset) -> Population:
         scores = score_texts(

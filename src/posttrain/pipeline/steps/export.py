@@ -21,10 +21,18 @@ class Export(Step):
     out: str | None = None
     """The file or folder to write; by default one in the step's own folder."""
 
+    def inputs(self, context: Context) -> dict[str, Any]:
+        """Nothing; a place that can't be written, or holds something else, is refused."""
+        self.to.refuse_place(self._place(context))
+        return {}
+
+    def _place(self, context: Context) -> Path:
+        name = f"{context.model_name}{self.to.suffix or f'-{term_of(self.to)}'}"
+        return Path(self.out) if self.out else context.folder / name
+
     def run(self, context: Context) -> Outcome:
         """Write it."""
-        form = term_of(self.to)
-        place = Path(self.out) if self.out else context.folder / f"{context.model_name}{self.to.suffix or f'-{form}'}"
+        form, place = term_of(self.to), self._place(context)
         found: dict[str, Any] = self.to.write(context.model, place)
         result = {"form": form, "path": str(place), **found}
         text = f"{context.model_name} as {form}: {place}, {found['bytes'] / 1e6:,.1f} MB."

@@ -14,16 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from posttrain import __version__
 from posttrain.core.errors import BadRequest
 from posttrain.core.settings import fingerprint
 from posttrain.curate.filtering import By, Rule, Verdict, judge, write_texts
-from posttrain.curate.outliers import USUAL_LIMIT, ReferenceSet
-from posttrain.curate.text_scores import USUAL_WINDOW, TextScore, score_texts
+from posttrain.curate.outliers import USUAL_LIMIT, ReferenceSet, refuse_too_few
+from posttrain.curate.text_scores import TextScore, conditions, score_texts, signature
 from posttrain.data import dataset
 from posttrain.data.record import Record
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.token_losses import window_and_stride
 from posttrain.pipeline.steps import Context, Outcome, Step
 from posttrain.pipeline.views import View, facts, note, samples
 
@@ -104,6 +102,7 @@ class Filter(Step):
         read = self._read()
         found = {"data": {"source": read.source, "hash": read.hash}}
         if (good := self._reference()) is not None:
+            refuse_too_few(len(good))
             found["reference"] = {"source": good.source, "hash": good.hash}
         return found
 
@@ -160,17 +159,7 @@ class Filter(Step):
         """
         rule = self.rule()
         read, rows = self._rows()
-        window, stride = window_and_stride(model, self.window, self.stride, USUAL_WINDOW)
-        made = {
-            "model": model.fingerprint()[:12],
-            "tokenizer": model.tokenizer_fingerprint()[:12],
-            "window": window,
-            "stride": stride,
-            "chat": {None: "own", True: "true", False: "false"}[self.chat],
-            "special": "begin",
-            "dtype": str(model.network.dtype).removeprefix("torch."),
-            "posttrain": __version__,
-        }
+        made = conditions(model, window=self.window, stride=self.stride, chat=self.chat)
         reference, stores = None, [work / f"{prefix}{SCORES_FILE}"]
         if (good := self._reference()) is not None:
             stores.append(work / f"{prefix}reference-{SCORES_FILE}")
@@ -184,8 +173,7 @@ class Filter(Step):
         result = _figures(scores, verdicts)
         if reference is not None:
             result |= {"reference_median": reference.median, "reference_texts": len(reference.values)}
-        told = {**made, "text": read.hash[:12], "texts": len(scores)}
-        result["signature"] = "|".join(["filter", *(f"{name}:{value}" for name, value in told.items())])
+        result["signature"] = signature("filter", {**made, "text": read.hash[:12], "texts": len(scores)})
         return result, verdicts, read.records
 
     def _scores(

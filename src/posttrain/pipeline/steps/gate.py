@@ -91,19 +91,28 @@ class Gate(Step):
 
     @classmethod
     def parse(cls, values: Any, where: str = "", implied: str | None = None) -> Self:
-        """Validate a recipe entry; keys that aren't fields are figures, nested ones are written with dots."""
-        if isinstance(values, dict) and "conditions" not in values:
+        """Validate a recipe entry; keys that aren't fields are figures, nested ones are written with dots.
+
+        Figures may stand in the step itself and under `conditions`, so that ``--set`` reaches them by either path; of
+        two conditions of one figure the later counts.
+        """
+        if isinstance(values, dict) and isinstance(values.get("conditions", {}), dict):
             known = {field.alias or name for name, field in cls.model_fields.items()}
-            own = {key: value for key, value in values.items() if key in known}
-            figures = {str(key): value for key, value in values.items() if key not in known}
-            for key, value in _flat(figures):
+            own = {key: value for key, value in values.items() if key in known and key != "conditions"}
+            figures: list[tuple[str, Any]] = []
+            for key, value in values.items():
+                if key not in known:
+                    figures += _flat({str(key): value})
+                elif key == "conditions":
+                    figures += _flat(value)
+            for key, value in figures:
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
                 try:
                     Condition.parse(value)
                 except ValueError as error:
                     hint = f"Did you mean '{near[0]}'?" if near and not isinstance(value, str) else ""
                     raise BadRequest(f"'{where or 'gate'}.{key}' doesn't fit: {error}", hint) from None
-            values = {**own, **({"conditions": dict(_flat(figures))} if figures else {})}
+            values = {**own, **({"conditions": dict(figures)} if figures or "conditions" in values else {})}
             implied = "conditions"
         return super().parse(values, where, implied)
 

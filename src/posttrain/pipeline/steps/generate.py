@@ -51,6 +51,7 @@ class Generate(Answering):
 def hash_of_prompts(prompts: list[str] | str) -> dict[str, Any]:
     """Source and hash of the prompts as one of a step's inputs; nothing where they stand in the recipe."""
     if isinstance(prompts, list):
+        read_prompts(prompts)  # refused before any work if there are none
         return {}
     read = dataset.read(prompts, lines=True)
     return {"prompts": {"source": read.source, "hash": read.hash}}
@@ -60,9 +61,11 @@ def read_prompts(prompts: list[str] | str) -> list[str]:
     """Prompts from a list, or the prompt column of a data set.
 
     Raises:
-        BadRequest: If the data set has no prompts.
+        BadRequest: If there are no prompts.
     """
     if isinstance(prompts, list):
+        if not prompts:
+            raise BadRequest("The list of prompts is empty.", "Give at least one.")
         return prompts
     records = dataset.read(prompts, lines=True).records
     found = [str(getattr(record, "prompt", None) or getattr(record, "text", "")) for record in records]

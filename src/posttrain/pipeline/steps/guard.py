@@ -14,7 +14,7 @@ from posttrain.data.writing import write
 from posttrain.decode.generation import generate
 from posttrain.guard import ACTIONS, Findings, InspectedDataset, ModelGuard, TextGuard, inspect, inspect_dataset
 from posttrain.pipeline.steps import Context, Outcome, Step
-from posttrain.pipeline.steps.generate import read_prompts
+from posttrain.pipeline.steps.generate import hash_of_prompts, read_prompts
 from posttrain.pipeline.views import View, facts, note, samples, table
 
 RECORDS = "records.jsonl"
@@ -74,16 +74,17 @@ class Guard(Step):
         return _PROMPTS if self.prompts is None and self.data is None and self._of_texts() else self.prompts
 
     def inputs(self, context: Context) -> dict[str, Any]:
-        """Hashes of data, prompts and what the guards read."""
+        """Hashes of data, prompts and what the guards read; where the model answers, also of what the search reads."""
         found: dict[str, Any] = {}
         for guard in self.guards:
             found |= guard.inputs()
         if self.data is not None:
             records = self._records()
             found["data"] = {"source": records.source, "hash": records.hash}
-        if isinstance(asked := self._asked(), str):
-            prompts = dataset.read(asked, lines=True)
-            found["prompts"] = {"source": prompts.source, "hash": prompts.hash}
+        if (asked := self._asked()) is not None:
+            found |= hash_of_prompts(asked)
+        if asked is not None and (inside := self.search.inputs()):
+            found["search"] = inside
         return found
 
     def _records(self) -> dataset.Dataset:

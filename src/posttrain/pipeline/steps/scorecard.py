@@ -61,6 +61,9 @@ class Scorecard(NamedTasks):
     num_fewshot: int | None = Field(None, ge=0)
     """Solved examples before each item; each task's own number when not given."""
 
+    chat: bool = False
+    """Ask tasks through the models' chat templates; texts that dimensions let a model continue stay plain."""
+
     tokens_per_pass: int = Field(1024, ge=1)
     """Tokens read at once; changes speed and memory, never the scores."""
 
@@ -84,7 +87,7 @@ class Scorecard(NamedTasks):
         """What all models are asked, as a whole and by dimension."""
         if seed not in self._prepared:
             exam = Exam(
-                tasks=prepare(self.tasks, self.data, self.limit, self.num_fewshot),
+                tasks=prepare(self.tasks, self.data, self.limit, self.num_fewshot, self.chat),
                 data=Path(self.data) if self.data is not None else None,
                 limit=self.limit,
                 seed=seed,

@@ -32,8 +32,8 @@ from posttrain.decode.sequence import Question
 from posttrain.measure import FEWEST_ITEMS, TextMetric
 from posttrain.models.language_model import LanguageModel
 from posttrain.ops.bootstrap import paired_test
-from posttrain.pipeline.decoding_space import axes, candidates, point, rounds, told
-from posttrain.pipeline.steps import Context, Outcome, Step
+from posttrain.pipeline.decoding_space import candidates, one_by_one, rounds, told
+from posttrain.pipeline.steps import Context, Outcome, Step, located
 from posttrain.pipeline.steps._learning import stamp
 from posttrain.pipeline.steps._rewards import named_reward
 from posttrain.pipeline.steps._written import Way, questions
@@ -89,7 +89,7 @@ class TuneDecoding(Step):
 
     space: dict[str, Region] | None = None
     """Regions by name, as in {warm: {search: {sampling: {temperature: [0.5, 0.8]}}}}, or a YAML file of them; the usual
-    ones when not given."""
+    ones when not given. A model in it may be an earlier step's name."""
 
     candidates: int | None = Field(16, ge=1)
     """How many points of the space are tried; null tries all."""
@@ -119,7 +119,7 @@ class TuneDecoding(Step):
     @classmethod
     def _read(cls, value: Any) -> Any:
         """What a file stands for, so that a recipe notices when it changes."""
-        return recipe.read(value) if isinstance(value, (str, Path)) else value
+        return recipe.read(value, "regions by name") if isinstance(value, (str, Path)) else value
 
     @field_validator("space")
     @classmethod
@@ -128,8 +128,8 @@ class TuneDecoding(Step):
         if value is not None and not value:
             raise ValueError("the space has no regions")
         for name, region in (value or {}).items():
-            first = {axis.path: axis.values[0] for axis in axes(region.model_dump())}
-            Way.parse(point(region.model_dump(), first), f"{place_of(info)}.{name}")
+            for each in one_by_one(region.model_dump()):
+                Way.parse(each, f"{place_of(info)}.{name}")
         return value
 
     @model_validator(mode="after")
@@ -143,11 +143,20 @@ class TuneDecoding(Step):
         return self
 
     def inputs(self, context: Context) -> dict[str, Any]:
-        """Hash of the data, what the default's search reads, and the reward."""
+        """Hash of the data, what the searches read, and the reward."""
+        if self.save is not None:
+            files.refuse_unwritable(self.save)
         read = self._records()
         found: dict[str, Any] = {"data": {"source": read.source, "hash": read.hash}}
         if inside := self.default.search.inputs():
             found["search"] = inside
+        tried: list[dict[str, Any]] = []
+        for region in self._regions().values():
+            for each in one_by_one(region):
+                if (inside := self._way(each, context).search.inputs()) and inside not in tried:
+                    tried.append(inside)
+        if tried:
+            found["space"] = tried
         return found | ({"reward": stamp(self.reward, context)} if self.reward else {})
 
     def _records(self) -> dataset.Dataset:
@@ -163,7 +172,7 @@ class TuneDecoding(Step):
         fresh, seen = order[:last], order[last:]
         if not fresh or not seen:
             raise BadRequest(f"{self.data} has {len(order)} question.", "Tuning takes at least two.")
-        entrants = [_Entrant(_DEFAULT, self.default), *self._drawn(context.seed)]
+        entrants = [_Entrant(_DEFAULT, self.default), *self._drawn(context)]
         plan = rounds(len(entrants), len(seen), self.one_in)
         left = entrants
         with task("Ways of decoding", total=sum(count for count, _ in plan), unit="ways") as progress:
@@ -203,13 +212,22 @@ class TuneDecoding(Step):
         )
         return Outcome(result, _views(result), headline=f"recommended: {chosen.name}")
 
-    def _drawn(self, seed: int) -> list[_Entrant]:
-        """The candidates."""
+    def _regions(self) -> dict[str, dict[str, Any]]:
+        """The space, by the regions' names."""
         space = self.space
         if space is None:
             space = {name: Region.parse(entry, f"space.{name}") for name, entry in recipe.read(_USUAL).items()}
-        ways = candidates({name: region.model_dump() for name, region in space.items()}, self.candidates, seed)
-        return [_Entrant(told(way), Way.parse(way, "space")) for way in ways]
+        return {name: region.model_dump() for name, region in space.items()}
+
+    def _drawn(self, context: Context) -> list[_Entrant]:
+        """The candidates."""
+        ways = candidates(self._regions(), self.candidates, context.seed)
+        return [_Entrant(told(way), self._way(way, context)) for way in ways]
+
+    def _way(self, point: dict[str, Any], context: Context) -> Way:
+        """A point of the space, with models that earlier steps left in place of their names."""
+        found: Way = located(Way.parse(point, "space"), {}, context.references)
+        return found
 
     def _judge(self, context: Context, model: LanguageModel) -> _Judge:
         if self.metric is not None and self.metric.needs_references:
