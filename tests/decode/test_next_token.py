@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from posttrain.core.errors import BadRequest
+from posttrain.core.errors import BadRequest, Failure
 from posttrain.decode.next_token import next_token
 from posttrain.decode.processors.temperature import Temperature
 from posttrain.decode.processors.top_k import TopK
@@ -63,3 +63,10 @@ def test_refuses(lively: Any, tiny_llama: Any) -> None:
         next_token(lively, "The", {"plain": []}, top=0)
     with pytest.raises(BadRequest, match="more than the 128 of the model's context"):
         next_token(lively, "no " * 200, {"plain": []})
+
+
+def test_scores_that_are_no_numbers(tiny_llama: Any) -> None:
+    with torch.no_grad():
+        tiny_llama.network.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(Failure, match="not numbers"):
+        next_token(tiny_llama, "The dog", {"plain": []})

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from posttrain.core.errors import BadRequest
+from posttrain.core.errors import BadRequest, Failure
 from posttrain.decode.engine import Engine
 from posttrain.decode.generation import prompt_tokens
 from posttrain.decode.processors import DecodeState, LogitsProcessor
@@ -67,6 +67,7 @@ def next_token(
 
     Raises:
         BadRequest: If the model doesn't generate, the prompt is longer than its context, or `top` is below one.
+        Failure: If the model's scores hold NaN or +inf.
     """
     if not model.is_causal:
         raise BadRequest(f"{type(model.network).__name__} doesn't generate text.", "Use a causal language model.")
@@ -81,6 +82,8 @@ def next_token(
     engine = Engine(model)
     with engine.running():
         logits = engine.prefill([tokens])[1].logits  # [1, V]
+        if bool((logits.isnan() | logits.isposinf()).any()):
+            raise Failure("The model's scores are not numbers (NaN or infinite), so tokens have no probabilities.")
         state = DecodeState(prompts=[tokens], generated=[[]], tokenizer=model.tokenizer)
         order = logits[0].argsort(descending=True, stable=True)[:top]
         shares: dict[str, list[float]] = {}
