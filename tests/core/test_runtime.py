@@ -126,6 +126,7 @@ def test_devices_that_are_not(monkeypatch, name, gpus, sentence):
         ("bfloat16", torch.bfloat16),
         ("float16", torch.float16),
         ("fp16", torch.float16),
+        (torch.float16, torch.float16),
     ],
 )
 def test_dtypes(name, dtype):
@@ -135,6 +136,8 @@ def test_dtypes(name, dtype):
 def test_an_unknown_dtype():
     with pytest.raises(BadRequest, match=r"There is no dtype 'flaot32'\. Did you mean 'float32'"):
         runtime.dtype("flaot32")
+    with pytest.raises(BadRequest, match="There is no dtype '16'"):
+        runtime.dtype(16)
 
 
 def test_peak_memory_is_in_mebibytes():

@@ -61,14 +61,16 @@ def device(name: str = "auto") -> torch.device:
     return chosen
 
 
-def dtype(name: str) -> torch.dtype:
-    """A torch dtype from its usual names.
+def dtype(name: str | torch.dtype) -> torch.dtype:
+    """A torch dtype from its usual names; one that is a dtype already is returned as it is.
 
     Raises:
         BadRequest: If the name is unknown.
     """
     import torch
 
+    if isinstance(name, torch.dtype):
+        return name
     if name not in _DTYPES:
         raise BadRequest(f"There is no dtype '{name}'.", did_you_mean(str(name), _DTYPES))
     return getattr(torch, _DTYPES[name])

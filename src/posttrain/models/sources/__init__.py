@@ -132,7 +132,7 @@ def load(
     _import_libraries()
     model = source.load(
         device=runtime.device(str(device)),
-        dtype=runtime.dtype(dtype) if isinstance(dtype, str) else dtype,
+        dtype=None if dtype is None else runtime.dtype(dtype),
         network_class=network_class,
     )
     model.reference = reference
