@@ -69,6 +69,8 @@ def classes(*names: str) -> dict[str, str]:
 
 
 ANSWERED = "{'text': choices, 'label': labels}"
+# A copy of the set in circulation numbers some choices and has letters for their keys.
+KEY = "answerKey if answerKey in labels else labels['ABCDE'.index(answerKey)]"
 CLOZE = {
     "activity_label": "query.split(': ', 1)[0]",
     "ctx_a": "query.split(': ', 1)[1]",
@@ -96,7 +98,7 @@ NEWS = {"passage": "text if text is defined else passage", "entities": "names"}
 TASKS = {
     "aqua_rat": Peer("agieval/aqua-rat.yaml", "query choices", {"gold": "[right | int]"}),
     "arc_challenge": Peer("arc/arc_challenge.yaml", "question answerKey", {"choices": ANSWERED}),
-    "arc_easy": Peer("arc/arc_easy.yaml", "question answerKey", {"choices": ANSWERED}),
+    "arc_easy": Peer("arc/arc_easy.yaml", "question", {"choices": ANSWERED, "answerKey": KEY}),
     "bbh": Peer("bbh/cot_fewshot/{member}.yaml", "input target", {}, {"exact_match": "exact_match,get-answer"}),
     # Scores differ: the harness counts an answer wrong for the blank that a tokenizer writes before its first word.
     "bbh_fewshot": Peer("bbh/fewshot/{member}.yaml", "input target"),

@@ -199,6 +199,15 @@ def test_the_quiz_is_fair():
             "Question: Why?\nAnswer: so",
         ),
         (
+            "arc_easy",
+            "arc/arc_easy_inhouse_test.jsonl",
+            {
+                "question": {"stem": "Why?", "choices": [{"text": "no", "label": "1"}, {"text": "so", "label": "2"}]},
+                "answerKey": "B",
+            },
+            "Question: Why?\nAnswer: so",
+        ),
+        (
             "truthfulqa_mc1",
             "truthfulqa/mc_task.json",
             [{"question": "Why?", "mc1_targets": {"so": 0, "no": 1}, "mc2_targets": {}}],
