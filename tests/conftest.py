@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from json_results import without_times
 from tiny_models import make_tiny_llama, make_tiny_tokenizer
 
 if TYPE_CHECKING:
@@ -24,6 +26,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A shell starts what it puts in the background with interrupts ignored, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run a command and return its JSON object, without what no two calls share."""
+
+    def run(*words: object) -> dict[str, Any]:
+        from posttrain.cli import main
+
+        assert main([*map(str, words), "--json", "--quiet"]) == 0
+        return without_times(json.loads(capfd.readouterr().out))
+
+    return run
 
 
 @pytest.fixture

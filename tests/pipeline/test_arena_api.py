@@ -7,27 +7,11 @@ import json
 import pytest
 
 import posttrain
+from json_results import without_times
 from posttrain.align.arena import paired
 from posttrain.align.feedback import FeedbackStore
-from posttrain.cli import main
 from posttrain.core.errors import BadRequest
 from posttrain.models.saving import save
-
-
-@pytest.fixture
-def command(capfd):
-    """Run a command and return its JSON object, without what no two calls share."""
-
-    def run(*words):
-        assert main([*map(str, words), "--json", "--quiet"]) == 0
-        return without_times(json.loads(capfd.readouterr().out))
-
-    return run
-
-
-def without_times(result):
-    plain = json.loads(json.dumps(result))
-    return {key: value for key, value in plain.items() if key not in ("seconds", "energy")}
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 import posttrain
+from json_results import without_times
 from posttrain.bench.sandbox import Sandbox
-from posttrain.cli import main
 from posttrain.core.errors import BadRequest, Failure
 from posttrain.models.saving import save
 from tiny_models import make_tiny_llama
@@ -22,22 +22,6 @@ VERBS = {
     **dict.fromkeys(("arena", "judge"), "arena_api"),
     **dict.fromkeys(("guard", "guard_data"), "guard_api"),
 }
-
-
-@pytest.fixture
-def command(capfd):
-    """Run a command and return its JSON object, without what no two calls share."""
-
-    def run(*words):
-        assert main([*map(str, words), "--json", "--quiet"]) == 0
-        return without_times(json.loads(capfd.readouterr().out))
-
-    return run
-
-
-def without_times(result):
-    plain = json.loads(json.dumps(result))
-    return {key: value for key, value in plain.items() if key not in ("seconds", "energy")}
 
 
 @pytest.fixture
